@@ -1,0 +1,317 @@
+"""The state of one active-learning run, without Gymnasium and without training."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from alenv.ballot import Ballot
+from alenv.clock import Clock
+from alenv.mixing import Batch, Mixing, mix, sample_mix
+from alenv.model import TaskModel
+from alenv.pool import Pool
+from alenv.record import Record
+from alenv.rewards import Reward, Trace
+from alenv.round import Purchase, Round
+from alenv.strategy import Strategy
+from alenv.streams import Streams
+from alenv.task import Task
+from alenv.trainer import Job, Trainer
+
+ActionKind = Literal["pick", "mix", "sample_mix"]
+LOGIT_SCALE = 10.0  # weights = softmax(10 a): an action in [-1, 1] spans ratios up to e^20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a campaign buys.
+
+    Attributes:
+        initial: size of the initial set.
+        batch: B; the last batch may be smaller.
+        rounds: purchases after the initial set.
+        action: "pick" one strategy, "mix" them, or "sample_mix" them for every sample.
+        mixing: how weights become a batch (not for "sample_mix").
+        votes: r of "sample_mix": each strategy marks r x B candidates.
+        draws: T stochastic draws for strategies that ask for them.
+        stop_accuracy: end the campaign once the primary metric on validation is this high.
+    """
+
+    initial: int = 20
+    batch: int = 20
+    rounds: int = 15
+    action: ActionKind = "pick"
+    mixing: Mixing = "quota"
+    votes: float = 2.0
+    draws: int = 10
+    stop_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "batch", "rounds", "draws"):
+            if getattr(self, name) < (1 if name != "rounds" else 0):
+                raise ValueError(f"expected budget.{name} >= 1, got {getattr(self, name)}")
+        if self.votes < 1:
+            raise ValueError(f"expected votes >= 1 (each strategy marks votes x batch candidates), got {self.votes}")
+
+    def check(self, pool_size: int) -> None:
+        """Raise ValueError if the campaign would buy more than the pool holds."""
+        total = self.initial + self.batch * self.rounds
+        if total > pool_size:
+            raise ValueError(
+                f"the budget buys {total} labels (initial {self.initial} + batch {self.batch} x {self.rounds} rounds) but the pool has "
+                f"{pool_size}; at most {max(0, (pool_size - self.initial) // self.batch)} rounds fit: lower budget.rounds or budget.batch"
+            )
+
+
+class Query(NamedTuple):
+    """What is asked of the oracle.
+
+    Attributes:
+        round: 0 for the initial set.
+        indices: (B,) pool indices, best first.
+        ids: their stable ids.
+        chosen_by: names of strategies; empty in round 0.
+        propensity: see `alenv.mixing.Batch`; empty in round 0.
+        weights: (S,) or empty in round 0.
+        advice: (S, B) or empty in round 0.
+    """
+
+    round: int
+    indices: Int[Tensor, " B"]
+    ids: tuple[str, ...]
+    chosen_by: tuple[str, ...]
+    propensity: Float[Tensor, " p"]
+    weights: Float[Tensor, " S"]
+    advice: Float[Tensor, "S b"]
+
+
+class Campaign:
+    """One run: `begin`, then `receive` and `advance`, then rounds of `choose`, `receive`, `advance`.
+
+    Labels may take days between `choose` and `receive`; training happens outside, on the `Job` that `receive` returns.
+
+    Args:
+        task: what is learned; its hidden targets are not read here.
+        strategies: candidate strategies by name.
+        plan: how much is bought and how.
+        trainer: runs and evaluates models; `fit` is never called.
+        net: makes an untrained model for the task.
+        streams: all randomness.
+        reward: see `alenv.rewards`.
+        initial: indices of the initial set (default: uniformly random).
+        features: named feature arrays (N, F) for strategies that need a provider.
+        joint: let the heads of strategies train the body as well.
+
+    Attributes:
+        records: one per finished round.
+        round: what strategies see now; `ballot` what they would buy.
+        cost: charged so far.
+    """
+
+    def __init__(
+        self, task: Task, strategies: Mapping[str, Strategy], plan: Plan, trainer: Trainer, net: Callable[[], TaskModel],
+        streams: Streams, reward: Reward, initial: Int[Tensor, " I"] | None = None,
+        features: Mapping[str, Float[Tensor, "N F"]] | None = None, joint: bool = False,
+    ) -> None:  # fmt: skip
+        plan.check(len(task))
+        self.task, self.strategies, self.plan, self.trainer = task, dict(strategies), plan, trainer
+        self.streams = streams.on(trainer.device)
+        self.clock = Clock()
+        self.pool = Pool(len(task), task.num_classes, trainer.device)
+        self.records: list[Record] = []
+        self.cost = 0.0
+        self.round: Round
+        self.ballot: Ballot
+        self.model: TaskModel
+        self._net, self._reward, self._features, self._joint = net, reward, dict(features or {}), joint
+        self._initial = initial
+        self._query: Query | None = None
+        self._propensity: list[float] = []
+
+    @property
+    def index(self) -> int:
+        """Number of the round that is next or under way; 0 before the initial set is trained on."""
+        return len(self.records)
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is spent, the pool is empty or the target is reached."""
+        if not self.records:
+            return False
+        target, reached = self.plan.stop_accuracy, self.records[-1].validation
+        hit = target is not None and reached is not None and reached >= target
+        return hit or self.index > self.plan.rounds or self.pool.bought == len(self.pool)
+
+    def begin(self) -> Query:
+        """Return the question of round 0: the initial set."""
+        if self.records:
+            raise ValueError("begin() was called on a campaign under way; use choose()")
+        indices = self._initial
+        if indices is None:
+            lot = torch.randperm(len(self.task), generator=self.streams.on("cpu")("initial"))
+            indices = lot[: self.plan.initial].to(self.pool.labels.device)
+        empty = indices.new_zeros(0, dtype=torch.float32)
+        self._query = Query(0, indices, self._ids(indices), (), empty, empty, empty.view(0, 0))
+        return self._query
+
+    def choose(self, action: Any) -> Query:
+        """Turn an action into a question.
+
+        Args:
+            action: "pick": a strategy's number; "mix": (S,) in [-1, 1]; "sample_mix": (N, S) in [-1, 1]. Weights are softmax(10 x action).
+        """
+        if self.done or not self.records:
+            raise ValueError("choose() was called on a campaign that is over or has not begun; call begin() first, or start another one")
+        with self.clock("select"):
+            batch = self._batch(action)
+        indices = self.round.candidates[batch.positions]
+        self._query = Query(
+            self.index, indices, self._ids(indices), batch.chosen_by, batch.propensity, batch.weights, batch.advice
+        )
+        return self._query
+
+    def adopt(self, query: Query) -> None:
+        """Replace the open question by another one of the same round, already bought."""
+        self._query = query
+
+    def receive(self, labels: list[int | None], cost: float | None = None) -> Job:
+        """Take the answers to the open question and return the training they call for.
+
+        Args:
+            labels: one per asked index, see `Pool.reveal`.
+            cost: what they cost (default: one each).
+        """
+        if self._query is None:
+            raise ValueError("receive() was called without an open question; call begin() or choose() first")
+        self.pool.reveal(self._query.indices, labels)
+        self.cost += len(labels) if cost is None else cost
+        if self._query.round > 0:
+            self._propensity += self._query.propensity.tolist()
+        return self.job()
+
+    def job(self) -> Job:
+        """Return the training on everything labelled so far."""
+        labeled = torch.nonzero(self.pool.labeled).flatten()
+        if len(labeled) == 0:
+            raise ValueError(f"none of the {self.pool.bought} purchases has a usable label; buy a larger initial set (budget.initial)")
+        heads = tuple(head for strategy in self.strategies.values() for head in strategy.heads())
+        unique = {head.name: head for head in heads}
+        return Job(
+            net=self._net, inputs=self.task.inputs[labeled], targets=self.pool.labels[labeled], streams=self.streams,
+            round=self.index, heads=tuple(unique.values()), augmentation=self.task.augmentation,
+        )  # fmt: skip
+
+    def advance(self, model: TaskModel) -> Record:
+        """Take the trained model, open the next round and return the record of the one that ends."""
+        if self._query is None:
+            raise ValueError("advance() was called without a purchase; call receive() first")
+        query, old_round = self._query, getattr(self, "round", None)
+        labels = self.pool.labels[query.indices]
+        with self.clock("evaluate"):
+            test = self.trainer.evaluate(model, self.task.test)
+            validation = self.trainer.evaluate(model, self.task.validation).get(self.task.primary)
+        record = Record(
+            round=query.round, labels=int(self.pool.labeled.sum()), bought=self.pool.bought, cost=self.cost, queried=query.ids,
+            strategies=tuple(self.strategies), action=tuple(query.weights.tolist()) if query.round else None,
+            chosen_by=query.chosen_by, propensity=tuple(query.propensity.tolist()),
+            metrics={name: test.get(name) for name in self.task.metrics}, validation=validation,
+        )  # fmt: skip
+        self.records.append(record)
+        self._query = None
+        self._open(model, Purchase(query.indices, labels))
+        if query.round:
+            assert old_round is not None
+            reward = self._reward(self._trace(model, old_round))
+            self.records[-1] = record = replace(record, reward=reward)
+        return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to continue after the last finished round, the model apart."""
+        return {
+            "pool": self.pool.state_dict(), "records": [r.to_json() for r in self.records], "cost": self.cost,
+            "propensity": list(self._propensity),
+            "strategies": {name: strategy.state_dict() for name, strategy in self.strategies.items()},
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any], model: TaskModel) -> None:
+        """Continue from `state` with `model`, the one trained in the last finished round."""
+        self.records = [Record.from_json(r) for r in state["records"]]
+        self.cost = state["cost"]
+        self._propensity = list(state["propensity"])
+        for name, strategy in self.strategies.items():
+            strategy.load_state_dict(state["strategies"].get(name, {}))
+        self.pool.load_state_dict(state["pool"])
+        position = {id_: i for i, id_ in enumerate(self.task.ids)}
+        indices = torch.tensor([position[id_] for id_ in self.records[-1].queried], device=self.trainer.device)
+        self._open(model, Purchase(indices, self.pool.labels[indices]))
+
+    def _open(self, model: TaskModel, last: Purchase) -> None:
+        self.model = model
+        self.round = Round.of_model(
+            model, self.task.inputs, self.pool, self._timed_outputs, self.streams, index=self.index, num_draws=self.plan.draws,
+            last=last, features=self._features,
+        )  # fmt: skip
+        self.ballot = Ballot(self.round, self.strategies, self._next_batch(), self.clock)
+
+    def _next_batch(self) -> int:
+        return min(self.plan.batch, len(self.pool) - self.pool.bought)
+
+    def _timed_outputs(self, model: TaskModel, inputs: Tensor) -> Any:
+        with self.clock("outputs"):
+            return self.trainer.outputs(model, inputs)
+
+    def _ids(self, indices: Tensor) -> tuple[str, ...]:
+        return tuple(self.task.ids[i] for i in indices.tolist())
+
+    def _batch(self, action: Any) -> Batch:
+        generator = self.streams("mixing", self.index)
+        budget = self._next_batch()
+        weights = action_weights(self.plan.action, action, len(self.strategies), len(self.pool)).to(self.trainer.device)
+        if self.plan.action == "sample_mix":
+            return sample_mix(weights[self.round.candidates], self.ballot, budget, self.plan.votes, generator)
+        return mix(self.plan.mixing, weights, self.ballot, budget, generator)
+
+    def _trace(self, model: TaskModel, old_round: Round) -> Trace:
+        validation = [r.validation for r in self.records if r.validation is not None]
+        later = torch.tensor(self.pool.order[self.records[0].bought :], dtype=torch.int64, device=self.trainer.device)
+        usable = self.pool.labels[later] >= 0
+
+        def correct() -> Tensor:
+            return self.trainer.outputs(model, self.task.inputs[later]).logits.argmax(1)[usable] == self.pool.labels[later][usable]
+
+        return Trace(
+            validation=validation, bought=[r.bought for r in self.records], horizon=self.plan.batch * self.plan.rounds,
+            pool_size=len(self.pool) - self.records[0].bought, done=self.done,
+            predictions=lambda: self.round.logits.argmax(1), previous_predictions=lambda: old_round.logits.argmax(1),
+            correct=correct, propensity=torch.tensor(self._propensity, device=usable.device)[usable], num_classes=self.task.num_classes,
+        )  # fmt: skip
+
+
+def action_weights(kind: ActionKind, action: Any, strategies: int, pool_size: int) -> Tensor:
+    """Return an action as weights: (S,), or (N, S) for "sample_mix"; rows sum to one.
+
+    Raises:
+        ValueError: the action has the wrong shape, is out of range or holds NaN.
+    """
+    if kind == "pick":
+        number = int(action)
+        if not 0 <= number < strategies:
+            raise ValueError(f"expected the number of a strategy, 0..{strategies - 1}, got {number}")
+        return torch.nn.functional.one_hot(torch.tensor(number), strategies).float()
+    shape = (strategies,) if kind == "mix" else (pool_size, strategies)
+    values = action if isinstance(action, Tensor) else torch.from_numpy(np.array(action, dtype=np.float32))
+    if tuple(values.shape) != shape:
+        raise ValueError(f"expected an action of shape {shape}, got {tuple(values.shape)}")
+    if bool(values.isnan().any()) or bool((values.abs() > 1 + 1e-6).any()):
+        raise ValueError("expected action values in [-1, 1], got NaN or larger ones; clip them, or rescale the policy's output")
+    return torch.softmax(LOGIT_SCALE * values.float(), dim=-1)
+
+
+def weights_action(weights: Float[Tensor, "*rows S"]) -> Float[Tensor, "*rows S"]:
+    """Return the action in [-1, 1] whose weights are `weights`; ratios beyond e^20 are cut."""
+    logits = weights.clamp(min=torch.finfo(weights.dtype).tiny).log() / LOGIT_SCALE
+    return (1 + logits - logits.amax(-1, keepdim=True)).clamp(min=-1)

@@ -1,0 +1,61 @@
+"""Files that survive a kill: appended lines are on disk before the next step, replaced files are old or new, never half."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`: a reader, or a kill, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def append_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Append one JSON object per line and wait until they are on disk. NaN is refused."""
+    text = "".join(json.dumps(o, allow_nan=False, ensure_ascii=False) + "\n" for o in objects)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file; a last line cut off by a kill is left out. An absent file has none.
+
+    Raises:
+        ValueError: a line before the last is not JSON.
+    """
+    if not path.exists():
+        return []
+    pieces = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    whole = pieces[:-1]  # what follows the last newline is a line cut off, or nothing
+    try:
+        return [json.loads(line) for line in whole]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: a line is damaged ({error.msg}); restore the file from a copy, or start over with fresh=true") from error
+
+
+def rewrite_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a JSON-lines file by `objects`."""
+    write_atomically(path, "".join(json.dumps(o, allow_nan=False, ensure_ascii=False) + "\n" for o in objects))
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until renames in `folder` are on disk (a no-op where folders cannot be opened)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

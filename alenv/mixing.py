@@ -1,0 +1,154 @@
+"""Weights over strategies -> one batch."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from alenv.ballot import Ballot
+from alenv.strategy import best_first
+
+Mixing = Literal["quota", "slots", "blend"]
+NOBODY = "uniform"  # who is named for a sample that no strategy wished for
+
+
+class Batch(NamedTuple):
+    """What will be bought, best first.
+
+    Attributes:
+        positions: (B,) distinct.
+        chosen_by: (B,) names of strategies.
+        propensity: (B,) probability of that sample at its slot given the earlier slots, summed over strategies; 1 where nothing
+            was drawn by lot.
+        weights: (S,) the action as weights, or the mean weights over what is bought.
+        advice: (S, B) probability each strategy put on that sample at its slot; zeros where the mixing does not draw.
+    """
+
+    positions: Int[Tensor, " B"]
+    chosen_by: tuple[str, ...]
+    propensity: Float[Tensor, " B"]
+    weights: Float[Tensor, " S"]
+    advice: Float[Tensor, "S B"]
+
+
+def mix(how: Mixing, weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
+    """Turn one weight per strategy into a batch of min(budget, U)."""
+    weights = weights / weights.sum()
+    budget = min(budget, len(ballot.round))
+    return {"quota": quota, "slots": slots, "blend": blend}[how](weights, ballot, budget, generator)
+
+
+def allot(weights: Float[Tensor, " S"], budget: int) -> list[int]:
+    """Divide `budget` seats by largest remainder (ties to the first strategy)."""
+    share = weights.double().cpu() * budget
+    seats = share.floor()
+    rest = budget - int(seats.sum())
+    order = torch.sort(share - seats, descending=True, stable=True).indices[:rest]
+    seats[order] += 1
+    return [int(s) for s in seats]
+
+
+def quota(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
+    """Give each strategy its share of the batch, by largest remainder.
+
+    Strategies take turns in order of weight, each taking its first q wishes; where a wish is taken, its next ones (of a list
+    twice as long) stand in; what is still missing is filled uniformly at random.
+    """
+    seats = allot(weights, budget)
+    taken: list[int] = []
+    by: list[str] = []
+    for s in torch.sort(weights, descending=True, stable=True).indices.tolist():
+        if seats[s] == 0:
+            continue
+        free = _first_free(ballot.wish(s, budget), taken, seats[s])
+        if len(free) < seats[s]:
+            free += _first_free(ballot.wish(s, 2 * budget), taken + free, seats[s] - len(free))
+        taken += free
+        by += [ballot.names[s]] * len(free)
+    fill = _fill(ballot, taken, budget, generator)
+    by += [NOBODY] * len(fill)
+    return _batch(ballot, taken + fill, by, weights)
+
+
+def slots(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
+    """Draw a strategy for every slot; it takes its next wish that is not taken, or draws from its law if it is stochastic.
+
+    This is the mixing whose propensities importance weighting needs.
+    """
+    used = [s for s in range(len(weights)) if weights[s] > 0]
+    wishes = {s: iter(ballot.wish(s, budget).tolist()) for s in used}
+    upcoming = {s: next(wishes[s], None) for s in used}
+    drawn = torch.multinomial(weights, max(1, budget), replacement=True, generator=generator).tolist()[:budget]
+    taken: list[int] = []
+    propensity, advice = [], []
+    for s in drawn:
+        known, done = set(taken), torch.tensor(taken, dtype=torch.int64, device=ballot.round.device)
+        for k in used:
+            while upcoming[k] in known:
+                upcoming[k] = next(wishes[k])
+        laws = {k: law for k in used if (law := ballot.law(k, done)) is not None}
+        position = int(torch.multinomial(laws[s], 1, generator=generator)) if s in laws else upcoming[s]
+        assert position is not None  # B wishes cannot all be taken before the last slot
+        column = torch.zeros_like(weights)
+        for k in used:
+            column[k] = laws[k][position] if k in laws else float(upcoming[k] == position)
+        taken.append(position)
+        advice.append(column)
+        propensity.append(weights @ column)
+    batch = _batch(ballot, taken, [ballot.names[s] for s in drawn], weights)
+    return batch._replace(propensity=torch.stack(propensity), advice=torch.stack(advice, 1)) if taken else batch
+
+
+def blend(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
+    """Buy the highest weighted sums of scores, each scaled to [0, 1] over the candidates; ties fall by lot."""
+    used = [s for s in range(len(weights)) if weights[s] > 0]
+    parts = torch.stack([weights[s] * ballot.score(s) for s in used])
+    positions = best_first(parts.sum(0), generator)[:budget]
+    by = [ballot.names[used[i]] for i in parts[:, positions].argmax(0).tolist()]
+    return _batch(ballot, positions.tolist(), by, weights)
+
+
+def sample_mix(
+    weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes: float, generator: torch.Generator
+) -> Batch:
+    """Buy the candidates with the highest weighted sum of votes for them, each with its own weights over strategies.
+
+    AutoAL's query rule: score(x) = sum_s w_s(x) [x is among the first m wishes of s], m = ceil(votes x budget). Ties fall by lot;
+    so unmarked candidates, all of score 0, come uniformly, last.
+
+    Args:
+        weights: rows sum to one.
+        ballot: the strategies' wishes.
+        budget: B.
+        votes: r >= 1.
+        generator: for ties.
+    """
+    budget = min(budget, len(ballot.round))
+    marks = ballot.votes(min(len(ballot.round), max(budget, -int(-votes * budget // 1))))
+    parts = weights.T * marks  # (S, U)
+    positions = best_first(parts.sum(0), generator)[:budget]
+    bought = parts[:, positions]
+    best = bought.max(0)
+    by = [ballot.names[s] if value > 0 else NOBODY for value, s in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+    return _batch(ballot, positions.tolist(), by, weights[positions].mean(0))
+
+
+def _batch(ballot: Ballot, positions: list[int], by: list[str], weights: Tensor) -> Batch:
+    device, count = ballot.round.device, len(positions)
+    return Batch(
+        torch.tensor(positions, dtype=torch.int64, device=device), tuple(by), torch.ones(count, device=device), weights,
+        torch.zeros(len(weights), count, device=device),
+    )  # fmt: skip
+
+
+def _first_free(wish: Tensor, taken: list[int], count: int) -> list[int]:
+    known = set(taken)
+    return [p for p in wish.tolist() if p not in known][:count]
+
+
+def _fill(ballot: Ballot, taken: list[int], budget: int, generator: torch.Generator) -> list[int]:
+    if len(taken) == budget:
+        return []
+    lot = torch.randperm(len(ballot.round), generator=generator, device=ballot.round.device)
+    return _first_free(lot, taken, budget - len(taken))

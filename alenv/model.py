@@ -1,0 +1,153 @@
+"""The task model: features and a linear head, with declared noise."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+Solver = Literal["lbfgs", "sgd"]
+
+
+class NoNoiseError(ValueError):
+    """A strategy asked for stochastic outputs of a model that has no source of noise."""
+
+
+class Laplace:
+    """Gaussian posterior of a softmax head at its optimum, in independent blocks per class (Daxberger et al. 2021).
+
+    Block c is N((W_c, b_c), H_c^-1) with H_c = sum_i p_ic (1 - p_ic) [h_i, 1] [h_i, 1]^T + prior_precision I over the n
+    labelled examples. Factors are computed at the first draw.
+    """
+
+    def __init__(self, features: Float[Tensor, "n D"], logits: Float[Tensor, "n C"], prior_precision: float) -> None:
+        self._features, self._logits, self._prior = features, logits, prior_precision
+        self._factor: Tensor | None = None
+
+    def factor(self) -> Float[Tensor, "C D+1 D+1"]:
+        """Return the lower Cholesky factors of H_c."""
+        if self._factor is None:
+            h = F.pad(self._features, (0, 1), value=1.0)  # (n, D+1)
+            p = self._logits.softmax(1)
+            curvature = (p * (1 - p)).T.unsqueeze(1)  # (C, 1, n)
+            hessian = (h.T.unsqueeze(0) * curvature) @ h  # (C, D+1, D+1)
+            eye = torch.eye(h.shape[1], device=h.device, dtype=h.dtype)
+            self._factor = torch.linalg.cholesky(hessian + self._prior * eye)
+        return self._factor
+
+    def deviations(self, draws: int, generator: torch.Generator) -> Float[Tensor, "T C D+1"]:
+        """Return `draws` samples of (W, b) minus its mean."""
+        factor = self.factor()
+        classes, width, _ = factor.shape
+        noise = torch.randn(classes, width, draws, generator=generator, device=factor.device, dtype=factor.dtype)
+        return torch.linalg.solve_triangular(factor.mT, noise, upper=True).permute(2, 0, 1)
+
+
+class TaskModel(nn.Module):
+    """A body that makes features, our own dropout, and one linear head.
+
+    Inputs are taken as stored; the model normalises them itself, so what predicts needs nothing else.
+
+    Args:
+        body: maps normalised float inputs to (B, D). It may offer `stages(x) -> (list of feature maps, features)`.
+        feature_dim: D.
+        num_outputs: C.
+        mean: see `alenv.task.Source`.
+        std: see `alenv.task.Source`.
+        dropout: probability with which features are dropped in front of the head while training.
+        solver: how a trainer fits it: "lbfgs" for a head on fixed features, "sgd" otherwise.
+        companion: builds a net of this one's family with another number of outputs (selectors' own nets); by default none.
+    """
+
+    def __init__(
+        self, body: nn.Module, feature_dim: int, num_outputs: int, *, mean: Tensor | float = 0.0, std: Tensor | float = 1.0,
+        dropout: float = 0.0, solver: Solver = "sgd", companion: "Callable[[int], TaskModel] | None" = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.body = body
+        self.linear = nn.Linear(feature_dim, num_outputs)
+        self.feature_dim, self.num_outputs = feature_dim, num_outputs
+        self.dropout, self.solver = dropout, solver
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32))
+        self.aux = nn.ModuleDict()
+        self.laplace: Laplace | None = None
+        self._companion = companion
+
+    def companion(self, num_outputs: int) -> "TaskModel":
+        """Return a fresh net of the same family with `num_outputs` outputs, for a selector's own use."""
+        if self._companion is None:
+            raise ValueError("this net declares no companion; pass companion= to TaskModel so that selectors can build their own nets")
+        return self._companion(num_outputs)
+
+    def normalized(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        """Return stored inputs as normalised floats."""
+        return (x.float() - self.mean) / self.std
+
+    def features(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
+        """Return the exact input of the head, without noise."""
+        return self.body(self.normalized(x))
+
+    def stages(self, x: Num[Tensor, "B ..."]) -> tuple[list[Tensor], Float[Tensor, "B D"]]:
+        """Return intermediate feature maps (at least one) and the features."""
+        x = self.normalized(x)
+        if hasattr(self.body, "stages"):
+            return self.body.stages(x)
+        h = self.body(x)
+        return [h], h
+
+    def head(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Return logits."""
+        return self.linear(h)
+
+    def dropped(self, h: Float[Tensor, "B D"], generator: torch.Generator) -> Float[Tensor, "B D"]:
+        """Return features with our dropout applied, a mask per example (training)."""
+        if self.dropout == 0:
+            return h
+        keep = 1 - self.dropout
+        return h * (torch.rand(h.shape, generator=generator, device=h.device) < keep) / keep
+
+    def forward(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B C"]:
+        """Return logits without noise."""
+        return self.head(self.features(x))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether `draws` has a source of noise."""
+        return self.dropout > 0 or self.laplace is not None
+
+    def head_draws(self, draws: int, generator: torch.Generator) -> tuple[Float[Tensor, "T C D"], Float[Tensor, "T C"]]:
+        """Return `draws` heads: one dropout mask, or one sample of the Laplace posterior, each.
+
+        A draw is one function applied to all inputs (consistent dropout, Kirsch et al. 2019), so results depend neither on how
+        the pool is cut into blocks nor on its order.
+
+        Raises:
+            NoNoiseError: the model was trained without dropout and has no posterior.
+        """
+        weight, bias = self.linear.weight.detach(), self.linear.bias.detach()
+        if self.laplace is not None:
+            deviations = self.laplace.deviations(draws, generator)
+            return weight + deviations[:, :, :-1], bias + deviations[:, :, -1]
+        if self.dropout > 0:
+            keep = 1 - self.dropout
+            masks = torch.rand(draws, 1, self.feature_dim, generator=generator, device=weight.device) < keep
+            return weight * masks / keep, bias.expand(draws, -1)
+        raise NoNoiseError(
+            "expected a model with noise, got one without dropout or posterior; use net=linear (Laplace), or a net with dropout > 0"
+        )
+
+    def draws(self, h: Float[Tensor, "B D"], draws: int, generator: torch.Generator) -> Float[Tensor, "T B C"]:
+        """Return logits of `draws` stochastic heads on features `h`: one product of width T C."""
+        weight, bias = self.head_draws(draws, generator)
+        logits = h @ weight.flatten(0, 1).T  # (B, T C)
+        return logits.unflatten(1, weight.shape[:2]).transpose(0, 1) + bias.unsqueeze(1)
+
+    def aux_outputs(self, stages: list[Tensor]) -> dict[str, Tensor]:
+        """Return the outputs of the extra heads on `stages`."""
+        heads: Mapping[str, nn.Module] = dict(self.aux.items())
+        return {name: module(stages) for name, module in heads.items()}

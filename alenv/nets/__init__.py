@@ -1,0 +1,1 @@
+"""Task networks, one per file: each builds an `alenv.model.TaskModel`."""

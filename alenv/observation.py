@@ -1,0 +1,118 @@
+"""What an agent sees: numbers that mean the same on every data set and for every number of strategies."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alenv.campaign import Campaign
+from alenv.strategy import ScoreStrategy
+
+CAMPAIGN_FEATURES = (
+    "progress: purchases after the initial set over those planned, 0..1",
+    "labelled share of the pool, 0..1",
+    "batch over candidates left, 0..1",
+    "log10 of the candidates left, over 7, 0..1",
+    "log of the number of classes over log 1000, 0..1",
+    "primary metric on validation, 0 without the split, 0..1",
+    "its change in the last round, -1..1",
+    "its mean change per round so far, -1..1",
+    "reward of the last round, clipped, -1..1",
+    "entropy of the labelled classes over log C, 0..1",
+    "share of classes with no label yet, 0..1",
+    "mean confidence of the candidates, 0..1",
+    "standard deviation of that confidence, 0..1",
+    "mean margin between the two likeliest classes, 0..1",
+    "mean entropy over log C, 0..1",
+    "entropy of the predicted class proportions over log C, 0..1",
+)
+STRATEGY_FEATURES = (
+    "1 if it scores candidates one by one",
+    "1 if it reads class probabilities",
+    "1 if it reads stochastic outputs",
+    "1 if it reads embeddings",
+    "1 if it reads the labelled set",
+    "its weight in the last round, 0..1",
+    "its mean weight so far, 0..1",
+    "mean reward of the rounds, weighted by its weight in them, clipped, -1..1",
+    "reward of the last round in which its weight was the largest, clipped, -1..1",
+    "rounds since then over the rounds planned, 1 if never, 0..1",
+)
+
+Array = npt.NDArray[np.float32]
+
+
+def observe(campaign: Campaign, max_strategies: int) -> dict[str, Array]:
+    """Return `campaign` (F,), `strategies` (S_max, G) and `mask` (S_max,), fresh float32 arrays in [-1, 1]; runs no strategy."""
+    strategies = np.zeros((max_strategies, len(STRATEGY_FEATURES)), np.float32)
+    strategies[: len(campaign.strategies)] = _strategy_rows(campaign)
+    mask = np.zeros(max_strategies, np.float32)
+    mask[: len(campaign.strategies)] = 1
+    return {"campaign": _campaign_row(campaign), "strategies": strategies, "mask": mask}
+
+
+def _campaign_row(campaign: Campaign) -> Array:
+    records, plan, pool = campaign.records, campaign.plan, campaign.pool
+    left, classes = len(campaign.round), campaign.task.num_classes
+    scores = [r.validation for r in records if r.validation is not None] or [0.0]
+    counts = torch.bincount(pool.labels[pool.labeled], minlength=classes)
+    bought = records[-1].bought - records[0].bought
+    row = [
+        bought / max(1, plan.batch * plan.rounds),
+        float(pool.labeled.float().mean()),
+        min(1.0, plan.batch / max(1, left)),
+        math.log10(max(1, left)) / 7,
+        math.log(classes) / math.log(1000),
+        scores[-1],
+        scores[-1] - scores[-2] if len(scores) > 1 else 0.0,
+        (scores[-1] - scores[0]) / max(1, len(scores) - 1),
+        records[-1].reward or 0.0,
+        _entropy(counts.double()),
+        float((counts == 0).float().mean()),
+        *_pool_uncertainty(campaign),
+    ]
+    return np.clip(np.asarray(row, np.float32), -1, 1)
+
+
+def _pool_uncertainty(campaign: Campaign) -> list[float]:
+    if len(campaign.round) == 0:
+        return [1.0, 0.0, 1.0, 0.0, 0.0]
+    probs = campaign.round.probs
+    first = probs.max(1)
+    second = probs.scatter(1, first.indices[:, None], 0).max(1).values
+    classes = probs.shape[1]
+    entropy = torch.special.entr(probs).sum(1).mean() / math.log(classes)
+    spread = first.values.std(unbiased=False)
+    predicted = torch.bincount(first.indices, minlength=classes)
+    stats = torch.stack([first.values.mean(), spread, (first.values - second).mean(), entropy])
+    return [*stats.tolist(), _entropy(predicted.double())]
+
+
+def _strategy_rows(campaign: Campaign) -> Array:
+    records = campaign.records[1:]
+    weights = np.array([r.action for r in records], np.float64).reshape(len(records), len(campaign.strategies))
+    rewards = np.array([r.reward or 0.0 for r in records])
+    rows = np.zeros((len(campaign.strategies), len(STRATEGY_FEATURES)), np.float32)
+    for s, strategy in enumerate(campaign.strategies.values()):
+        needs = set(strategy.needs)
+        rows[s, :5] = [
+            isinstance(strategy, ScoreStrategy), bool(needs & {"probs", "logits"}), "mc_probs" in needs,
+            bool(needs & {"embeddings", "labeled_embeddings"}), bool(needs & {"labels", "labeled_embeddings"}),
+        ]  # fmt: skip
+        rows[s, 9] = 1
+        if not records:
+            continue
+        mine = weights[:, s]
+        led = np.flatnonzero(mine >= weights.max(1) - 1e-9)
+        rows[s, 5:8] = [mine[-1], mine.mean(), np.clip((mine @ rewards) / max(mine.sum(), 1e-12), -1, 1)]
+        if len(led):
+            rows[s, 8] = np.clip(rewards[led[-1]], -1, 1)
+            rows[s, 9] = (len(records) - 1 - led[-1]) / max(1, campaign.plan.rounds)
+    return np.clip(rows, -1, 1)
+
+
+def _entropy(counts: Any) -> float:
+    share = counts / counts.sum().clamp(min=1)
+    return float(torch.special.entr(share).sum()) / math.log(max(2, len(counts)))

@@ -1,0 +1,142 @@
+"""A campaign's ingredients, put together: what stays the same whoever selects."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alenv import library
+from alenv.campaign import Campaign, Plan
+from alenv.model import TaskModel
+from alenv.oracle import Oracle, SimulatedOracle
+from alenv.rewards import Gain, Reward, fallback
+from alenv.strategy import Strategy, check_needs
+from alenv.streams import Streams
+from alenv.task import Source, Split, Task
+from alenv.trainer import Trainer
+
+NetFactory = Callable[..., TaskModel]
+Setting = Callable[[Source, "float | int | None", Streams], Split]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Data, setting, net, trainer, strategies, plan, reward and oracle.
+
+    Attributes:
+        source: the data set.
+        setting: makes splits of it.
+        net: `net(input_shape, num_outputs, mean, std)` makes a task model.
+        trainer: trains it.
+        strategies: candidates by name.
+        plan: how much is bought and how.
+        reward: what an action is worth.
+        oracle: who answers.
+        validation: size (>= 1) or share (< 1) of the validation split; None for 10 %, at most 200; 0 for none.
+        initial_ids: ids of the initial set; None for a uniformly random one.
+        joint: let strategies' heads train the body.
+    """
+
+    source: Source
+    setting: Setting
+    net: NetFactory
+    trainer: Trainer
+    strategies: Mapping[str, Strategy]
+    plan: Plan = field(default_factory=Plan)
+    reward: Reward = field(default_factory=Gain)
+    oracle: Oracle = field(default_factory=SimulatedOracle)
+    setting_name: str = "standard"
+    validation: float | int | None = None
+    initial_ids: Sequence[str] | None = None
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        self.plan.check(self.pool_size)
+
+    @functools.cached_property
+    def pool_size(self) -> int:
+        """N; sizes of splits do not depend on the seed."""
+        return len(self.setting(self.source, self.validation, Streams(0)).pool)
+
+    def task(self, seed: int) -> Task:
+        """Return the task of one seed, on the trainer's device."""
+        split = self.setting(self.source, self.validation, Streams(seed))
+        return Task.build(self.source, split, self.setting_name, self.trainer.device)
+
+    def make_net(self, task: Task, num_outputs: int | None = None) -> TaskModel:
+        """Return an untrained task model, or a companion of it with `num_outputs` outputs."""
+        model = self.net(tuple(task.inputs.shape[1:]), task.num_classes, task.mean, task.std)
+        return model if num_outputs is None else model.companion(num_outputs)
+
+    def campaign(self, seed: int, directory: Path | None = None) -> Campaign:
+        """Return a campaign that has not begun.
+
+        Raises:
+            ValueError: the budget exceeds the pool, a strategy needs what the task lacks, or the reward needs what is missing.
+        """
+        task = self.task(seed)
+        streams = Streams(seed)
+        self._check(task)
+        begin = getattr(self.oracle, "begin", None)  # anything with label() will do
+        if begin is not None:
+            begin(task, streams, directory)
+        return Campaign(
+            task, self.strategies, self.plan, self.trainer, functools.partial(self.make_net, task), streams, self.reward_for(task)[0],
+            initial=self._initial(task), joint=self.joint,
+        )  # fmt: skip
+
+    def reward_for(self, task: Task) -> tuple[Reward, str]:
+        """Return the reward that can be computed on `task`, and a sentence if it is not the one asked for."""
+        return fallback(self.reward, len(task.validation) > 0, self.plan.mixing == "slots" and self.plan.action != "sample_mix")
+
+    def _check(self, task: Task) -> None:
+        if self.plan.stop_accuracy is not None and len(task.validation) == 0:
+            raise ValueError("stop.accuracy needs a validation split; set validation=, or drop stop.accuracy")
+        model = self.make_net(task)
+        offered = {f"aux:{head.name}" for strategy in self.strategies.values() for head in strategy.heads()}
+        for name, strategy in self.strategies.items():
+            check_needs(strategy)
+            if "mc_probs" in strategy.needs and model.solver != "lbfgs" and model.dropout == 0:
+                raise ValueError(f"strategy '{name}' needs stochastic outputs, but the net has no dropout; set net.dropout above 0, or drop it")
+            lacking = [need for need in strategy.needs if need.startswith(("aux:", "features:")) and need not in offered]
+            if lacking:
+                raise ValueError(f"strategy '{name}' needs {', '.join(lacking)}, which this task does not offer; drop it from strategies=")
+
+    def _initial(self, task: Task) -> torch.Tensor | None:
+        if self.initial_ids is None:
+            return None
+        position = {id_: i for i, id_ in enumerate(task.ids)}
+        missing = [id_ for id_ in self.initial_ids if id_ not in position]
+        if missing:
+            raise ValueError(f"initial ids {missing[:3]} are not in the pool; ids look like '{task.ids[0]}'")
+        return torch.tensor([position[id_] for id_ in self.initial_ids], device=self.trainer.device)
+
+
+def assemble(
+    *, dataset: Any = "digits", setting: Any = "standard", net: Any = "linear", trainer: Any = "default", strategies: Any = "autoal7",
+    plan: Plan | None = None, reward: Any = "gain", oracle: Any = "simulated", device: str | None = None,
+    validation: float | int | None = None, initial: Any = "random", joint: bool = False, required: Sequence[str] = (),
+) -> Problem:  # fmt: skip
+    """Build a problem from names (or mappings, or the things themselves), see `alenv.library.build`."""
+    plan = plan or Plan()
+    if isinstance(initial, str) and initial != "random":
+        raise ValueError(f"expected initial=random or a list of ids, got '{initial}'")
+    ids = None if isinstance(initial, str) else [str(id_) for id_ in initial]
+    built_trainer = library.build("trainer", trainer, **({} if device is None or isinstance(trainer, Trainer) else {"device": device}))
+    return Problem(
+        source=library.build("dataset", dataset),
+        setting=library.build("setting", setting),
+        net=library.build("net", net),
+        trainer=built_trainer,
+        strategies=library.strategies(strategies, required),
+        plan=plan if ids is None else replace(plan, initial=len(ids)),
+        reward=library.build("reward", reward),
+        oracle=library.build("oracle", oracle),
+        setting_name=setting if isinstance(setting, str) else "standard",
+        validation=validation,
+        initial_ids=ids,
+        joint=joint,
+    )

@@ -1,0 +1,383 @@
+"""Everything strategies may look at in one round, each thing computed lazily, once, and shared."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from alenv.model import TaskModel
+from alenv.pool import Pool
+from alenv.streams import Streams
+from alenv.trainer import Outputs
+
+BLOCK_ELEMENTS = 2**22  # numbers a block may hold at once: 16 MB of float32
+PER_CANDIDATE = {"probs": 0, "logits": 0, "embeddings": 0, "mc_probs": 1, "inputs": 0}  # name -> axis of the candidates
+
+
+class MissingOutputError(ValueError):
+    """A strategy asked a round for something that was not given and cannot be derived."""
+
+
+class Features(NamedTuple):
+    """Features of a provider (an encoder, say), by who they belong to."""
+
+    candidates: Float[Tensor, "U F"]
+    labeled: Float[Tensor, "L F"]
+
+
+class Purchase(NamedTuple):
+    """What was bought in a round: pool indices, and revealed labels (negative: discarded)."""
+
+    indices: Int[Tensor, " B"]
+    labels: Int[Tensor, " B"]
+
+
+class Round:
+    """One round as strategies see it. Rows of candidates come in the order of `candidates`.
+
+    N pool, U candidates, L labelled, C classes, D features, T stochastic draws. Build one with `Round.of_model` (campaigns) or
+    `Round.from_arrays` (outputs of any model). Nothing here reads a label that was not bought.
+
+    Attributes:
+        candidates: (U,) pool indices that may be bought.
+        labels: (L,) classes of the labelled examples.
+        num_classes: C.
+        index: number of the round, from 1.
+        num_draws: T.
+        last: the previous purchase, or None.
+    """
+
+    def __init__(
+        self, *, candidates: Int[Tensor, " U"], labels: Int[Tensor, " L"], num_classes: int, streams: Streams, index: int = 1,
+        num_draws: int = 10, last: Purchase | None = None, given: Mapping[str, Any] | None = None,
+        providers: Mapping[str, Callable[["Round"], Any]] | None = None, features: Mapping[str, Features] | None = None,
+    ) -> None:  # fmt: skip
+        self.candidates, self.labels, self.num_classes = candidates, labels, num_classes
+        self.index, self.num_draws, self.last = index, num_draws, last
+        self._streams = streams.on(candidates.device)
+        self._values: dict[str, Any] = dict(given or {})
+        self._providers = dict(providers or {})
+        self._features = dict(features or {})
+
+    @classmethod
+    def of_model(
+        cls, model: TaskModel, pool_inputs: Num[Tensor, "N ..."], pool: Pool, outputs: Callable[[TaskModel, Tensor], Outputs],
+        streams: Streams, *, index: int = 1, num_draws: int = 10, last: Purchase | None = None,
+        features: Mapping[str, Float[Tensor, "N F"]] | None = None,
+        candidates: Int[Tensor, " U"] | None = None, labeled: Int[Tensor, " L"] | None = None,
+    ) -> "Round":  # fmt: skip
+        """Return the round of a campaign: `model` is run over the candidates once, when something first asks.
+
+        Args:
+            model: task model of this round.
+            pool_inputs: stored inputs of the pool.
+            pool: who is labelled.
+            outputs: runs a model over inputs (`Trainer.outputs`).
+            streams: randomness of the campaign.
+            index: number of the round.
+            num_draws: T.
+            last: previous purchase.
+            features: named feature arrays of the whole pool.
+            candidates: pool indices that play the candidates (default: all that can be bought).
+            labeled: pool indices, all labelled, that play the labelled set (default: all of them).
+        """
+        candidates = pool.candidates if candidates is None else candidates
+        labeled = torch.nonzero(pool.labeled).flatten() if labeled is None else labeled
+        if bool((pool.labels[labeled] < 0).any()):
+            raise ValueError("expected labelled indices, got some whose label was never bought")
+        discarded = torch.nonzero(pool.discarded).flatten()
+        split = {name: Features(values[candidates], values[labeled]) for name, values in (features or {}).items()}
+
+        def within(candidates: Tensor, labeled: Tensor, model: TaskModel) -> Round:
+            return cls.of_model(
+                model, pool_inputs, pool, outputs, streams, index=index, num_draws=num_draws, features=features,
+                candidates=candidates, labeled=labeled,
+            )  # fmt: skip
+
+        # providers take the round they serve rather than close over it: no cycle keeps a finished round's arrays alive
+        providers: dict[str, Callable[[Round], Any]] = {
+            "inputs": lambda _: pool_inputs[candidates],
+            "labeled_inputs": lambda _: pool_inputs[labeled],
+            "outputs": lambda round: outputs(model, round.inputs),
+            "embeddings": lambda round: round._get("outputs").embeddings,
+            "logits": lambda round: round._get("outputs").logits,
+            "aux": lambda round: round._get("outputs").aux,
+            "labeled_embeddings": lambda round: outputs(model, round.labeled_inputs).embeddings,
+            "discarded_embeddings": lambda _: outputs(model, pool_inputs[discarded]).embeddings,
+            "heads": lambda round: model.head_draws(num_draws, round.generator("noise")),
+        }
+        return cls(
+            candidates=candidates, labels=pool.labels[labeled], num_classes=pool.num_classes, streams=streams, index=index,
+            num_draws=num_draws, last=last, features=split, providers=providers,
+            given={
+                "model": model, "pool": pool, "head": (model.linear.weight, model.linear.bias), "labeled_indices": labeled,
+                "within": within,
+            },
+        )  # fmt: skip
+
+    @classmethod
+    def from_arrays(
+        cls, *, probs: Any = None, logits: Any = None, embeddings: Any = None, labels: Any = None, labeled_embeddings: Any = None,
+        discarded_embeddings: Any = None, mc_probs: Any = None, head: tuple[Any, Any] | None = None,
+        aux: Mapping[str, Any] | None = None, features: Mapping[str, Any] | None = None, num_classes: int | None = None,
+        seed: int = 0,
+    ) -> "Round":  # fmt: skip
+        """Return a round made of plain tensors or numpy arrays: how a strategy is called on somebody else's model.
+
+        What is not given and cannot be derived raises `MissingOutputError`, by name, when a strategy asks for it.
+
+        Args:
+            probs: (U, C), rows sum to one.
+            logits: (U, C).
+            embeddings: (U, D), the input of the last linear layer.
+            labels: (L,) classes of the labelled examples.
+            labeled_embeddings: (L, D).
+            discarded_embeddings: (X, D) of examples bought but unusable.
+            mc_probs: (T, U, C) of T stochastic passes.
+            head: weight (C, D) and bias (C,) of the last linear layer.
+            aux: outputs of extra heads over the candidates, by name.
+            features: by name, a pair (candidates (U, F), labelled (L, F)) or the candidates' alone.
+            num_classes: C, where it cannot be read off the above.
+            seed: of every random choice.
+        """
+        arrays = {
+            "probs": probs, "logits": logits, "embeddings": embeddings, "labeled_embeddings": labeled_embeddings,
+            "discarded_embeddings": discarded_embeddings, "mc_probs": mc_probs,
+        }  # fmt: skip
+        given: dict[str, Any] = {name: _floats(name, value) for name, value in arrays.items() if value is not None}
+        if head is not None:
+            given["head"] = (_floats("head weight", head[0]), _floats("head bias", head[1]))
+        given["aux"] = {name: _floats(f"aux {name}", value) for name, value in (aux or {}).items()}
+        pairs = {name: value if isinstance(value, tuple) else (value, None) for name, value in (features or {}).items()}
+        split = {
+            name: Features(_floats(name, a), _floats(name, torch.zeros(0) if b is None else b)) for name, (a, b) in pairs.items()
+        }
+        known = torch.zeros(0, dtype=torch.int64) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        size, device = _check_arrays(given, split, known)
+        classes = num_classes if num_classes is not None else _count_classes(given, known)
+        return cls(
+            candidates=torch.arange(size, device=device), labels=known.to(device), num_classes=classes, streams=Streams(seed),
+            num_draws=len(given["mc_probs"]) if "mc_probs" in given else 10, given=given, features=split,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        """U."""
+        return len(self.candidates)
+
+    def __repr__(self) -> str:
+        return f"Round(index={self.index}, candidates={len(self)}, labeled={len(self.labels)}, num_classes={self.num_classes})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the round's tensors live."""
+        return self.candidates.device
+
+    @property
+    def probs(self) -> Float[Tensor, "U C"]:
+        """Class probabilities of the candidates, rows sum to one."""
+        return self._get("probs")
+
+    @property
+    def logits(self) -> Float[Tensor, "U C"]:
+        """Logits of the candidates (log-probabilities where only those are known)."""
+        return self._get("logits")
+
+    @property
+    def embeddings(self) -> Float[Tensor, "U D"]:
+        """Exact inputs of the last linear layer."""
+        return self._get("embeddings")
+
+    @property
+    def labeled_embeddings(self) -> Float[Tensor, "L D"]:
+        """The same for the labelled examples, in the order of `labels`."""
+        return self._get("labeled_embeddings")
+
+    @property
+    def discarded_embeddings(self) -> Float[Tensor, "X D"]:
+        """The same for what was bought and could not be used."""
+        return self._get("discarded_embeddings")
+
+    @property
+    def mc_probs(self) -> Float[Tensor, "T U C"]:
+        """Class probabilities under T draws of the model's noise; for large pools read them by `blocks`."""
+        return self._get("mc_probs")
+
+    @property
+    def head(self) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
+        """Weight and bias of the last linear layer."""
+        return self._get("head")
+
+    @property
+    def aux(self) -> dict[str, Tensor]:
+        """Outputs of the extra heads over the candidates, (U, K) each."""
+        return self._get("aux")
+
+    @property
+    def model(self) -> TaskModel:
+        """The task model."""
+        return self._get("model")
+
+    @property
+    def inputs(self) -> Num[Tensor, "U ..."]:
+        """Stored inputs of the candidates."""
+        return self._get("inputs")
+
+    @property
+    def labeled_inputs(self) -> Num[Tensor, "L ..."]:
+        """Stored inputs of the labelled examples, in the order of `labels`."""
+        return self._get("labeled_inputs")
+
+    @property
+    def labeled_indices(self) -> Int[Tensor, " L"]:
+        """Pool indices of the labelled examples, in the order of `labels`."""
+        return self._get("labeled_indices")
+
+    @property
+    def pool(self) -> Pool:
+        """Who is labelled."""
+        return self._get("pool")
+
+    def features(self, name: str) -> Features:
+        """Return the features of provider `name`."""
+        if name not in self._features:
+            raise MissingOutputError(_missing(f"features '{name}'", f"features={{'{name}': ...}}"))
+        return self._features[name]
+
+    def generator(self, name: str) -> torch.Generator:
+        """Return a fresh generator for `name` in this round; the same name gives the same draws."""
+        return self._streams(f"round/{name}", self.index)
+
+    def within(self, candidates: Int[Tensor, " u"], labeled: Int[Tensor, " l"], model: TaskModel) -> "Round":
+        """Return a rehearsal: labelled pool indices `candidates` play the candidates, `labeled` the labelled set of `model`."""
+        return self._get("within")(candidates, labeled, model)
+
+    def has(self, name: str) -> bool:
+        """Whether `name` is given or can be derived, without computing it."""
+        if name in self._values or name in self._providers:
+            return True
+        return any(all(self.has(source) for source in sources) for sources, _ in _RULES.get(name, ()))
+
+    def blocks(self, *names: str, size: int | None = None) -> Iterator["Round"]:
+        """Cut the candidates into blocks: rounds over a slice of them, that hold at most one slice of `names` at a time.
+
+        What the parent has already computed is sliced; stochastic outputs come from the same T draws in every block.
+
+        Args:
+            names: what will be read per candidate; decides the block size.
+            size: candidates per block (default: as many as keep a block in cache-friendly memory).
+        """
+        if size is None:
+            width = max(1, self.num_classes) * (self.num_draws if "mc_probs" in names else 1)
+            size = max(1, BLOCK_ELEMENTS // width)
+        for start in range(0, len(self), size):
+            yield _Block(self, slice(start, min(start + size, len(self))))
+
+    def _get(self, name: str) -> Any:
+        if name not in self._values:
+            self._values[name] = self._derive(name)
+            if name in ("logits", "probs"):
+                _require_numbers(name, self._values[name])
+        return self._values[name]
+
+    def _derive(self, name: str) -> Any:
+        if name in self._providers:
+            return self._providers[name](self)
+        for sources, rule in _RULES.get(name, ()):
+            if all(self.has(source) for source in sources):
+                return rule(*(self._get(source) for source in sources))
+        raise MissingOutputError(_missing(name, f"{name}=..."))
+
+
+class _Block(Round):
+    """A slice of a round's candidates."""
+
+    def __init__(self, parent: Round, rows: slice) -> None:
+        super().__init__(
+            candidates=parent.candidates[rows], labels=parent.labels, num_classes=parent.num_classes, streams=parent._streams,
+            index=parent.index, num_draws=parent.num_draws, last=parent.last,
+            features={name: Features(f.candidates[rows], f.labeled) for name, f in parent._features.items()},
+        )  # fmt: skip
+        self._parent, self._rows = parent, rows
+
+    def has(self, name: str) -> bool:
+        return self._parent.has(name)
+
+    def _derive(self, name: str) -> Any:
+        if name == "aux":
+            return {key: value[self._rows] for key, value in self._parent.aux.items()}
+        if name not in PER_CANDIDATE:
+            return self._parent._get(name)
+        derived_here = name == "mc_probs" and name not in self._parent._values
+        if derived_here:
+            return super()._derive(name)
+        whole = self._parent._get(name)
+        return whole[:, self._rows] if PER_CANDIDATE[name] == 1 else whole[self._rows]
+
+
+def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:
+    weight, bias = heads
+    logits = embeddings @ weight.flatten(0, 1).T  # (U, T C): one product for all draws
+    return (logits.unflatten(1, weight.shape[:2]).transpose(0, 1) + bias.unsqueeze(1)).softmax(2)
+
+
+# name -> ways to derive it: what it takes, and how
+_RULES: dict[str, Sequence[tuple[tuple[str, ...], Callable[..., Any]]]] = {
+    "probs": [(("logits",), lambda logits: logits.softmax(1))],
+    "logits": [
+        (("embeddings", "head"), lambda h, head: h @ head[0].T + head[1]),
+        (("given_probs",), lambda probs: probs.log()),
+    ],
+    "mc_probs": [(("embeddings", "heads"), _draw_probs)],
+}
+
+
+def _missing(what: str, remedy: str) -> str:
+    return f"this round has no {what}: it was not given and cannot be derived; pass {remedy} to Round.from_arrays, or use a task that offers it"
+
+
+def _require_numbers(name: str, values: Tensor) -> None:
+    bad = values.isnan().any(1)
+    if bool(bad.any()):
+        raise ValueError(f"{name} of {int(bad.sum())} of {len(values)} candidates are NaN; training diverged: lower trainer.lr or look at the inputs")
+
+
+def _floats(name: str, value: Any) -> Tensor:
+    tensor = torch.as_tensor(value)
+    tensor = tensor if tensor.is_floating_point() else tensor.float()
+    if bool(tensor.isnan().any()):
+        raise ValueError(f"{name} holds NaN; mend or drop those rows first")
+    return tensor
+
+
+def _check_arrays(given: dict[str, Any], features: Mapping[str, Features], labels: Tensor) -> tuple[int, torch.device]:
+    """Return U and the device; raise where shapes disagree."""
+    rows = {name: (value.shape[PER_CANDIDATE[name]], value.device) for name, value in given.items() if name in PER_CANDIDATE}
+    rows |= {f"features {name}": (len(value.candidates), value.candidates.device) for name, value in features.items()}
+    rows |= {f"aux {name}": (len(value), value.device) for name, value in given["aux"].items()}
+    if not rows:
+        raise ValueError("expected at least one array about the candidates (probs, logits, embeddings, mc_probs, features), got none")
+    sizes = {size for size, _ in rows.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"expected one number of candidates in every array, got {({name: size for name, (size, _) in rows.items()})}")
+    for name, axes in {"probs": 2, "logits": 2, "embeddings": 2, "mc_probs": 3, "labeled_embeddings": 2}.items():
+        if name in given and given[name].dim() != axes:
+            raise ValueError(f"expected {name} with {axes} axes, got shape {tuple(given[name].shape)}")
+    for name in ("probs", "mc_probs"):
+        if name in given and (bool((given[name] < 0).any()) or bool(((given[name].sum(-1) - 1).abs() > 1e-3).any())):
+            raise ValueError(f"expected rows of {name} that are non-negative and sum to one; for unnormalised scores pass logits=")
+    if "labeled_embeddings" in given and len(given["labeled_embeddings"]) != len(labels):
+        raise ValueError(f"expected one label per labelled embedding ({len(given['labeled_embeddings'])}), got {len(labels)} labels")
+    if "probs" in given:
+        given["given_probs"] = given["probs"]
+    return next(iter(rows.values()))
+
+
+def _count_classes(given: Mapping[str, Any], labels: Tensor) -> int:
+    for name in ("probs", "logits", "mc_probs"):
+        if name in given:
+            return int(given[name].shape[-1])
+    if "head" in given:
+        return len(given["head"][0])
+    return int(labels.max()) + 1 if len(labels) else 0

@@ -1,0 +1,37 @@
+"""The plain setting: a pool, a validation split drawn by the seed, the test split of the data set."""
+
+import torch
+
+from alenv.streams import Streams
+from alenv.task import Source, Split
+
+VALIDATION_SHARE, VALIDATION_MOST = 0.1, 200
+
+
+def standard(source: Source, validation: float | int | None, streams: Streams) -> Split:
+    """Split `source`.
+
+    Args:
+        source: the data set.
+        validation: size (a whole number, or >= 1) or share (< 1) of the training examples; None for 10 %, at most 200; 0 for none. Only
+            examples with a known label are drawn, uniformly.
+        streams: randomness of the seed.
+    """
+    known = torch.nonzero(source.train.targets >= 0).flatten()
+    size = validation_size(len(source.train), validation)
+    if size > len(known):
+        raise ValueError(f"validation={validation} asks for {size} labelled examples but {source.name} has {len(known)}; lower it")
+    lot = known[torch.randperm(len(known), generator=streams("split"))[:size]]
+    rest = torch.ones(len(source.train), dtype=torch.bool)
+    rest[lot] = False
+    test = len(source.test) if source.test is not None else 0
+    return Split(pool=torch.nonzero(rest).flatten(), validation=lot.sort().values, test=torch.arange(test))
+
+
+def validation_size(examples: int, validation: float | int | None) -> int:
+    """Return how many examples `validation` means."""
+    if validation is None:
+        return min(VALIDATION_MOST, int(VALIDATION_SHARE * examples))
+    if validation < 0:
+        raise ValueError(f"expected validation >= 0, got {validation}")
+    return int(validation * examples) if isinstance(validation, float) and validation < 1 else int(validation)

@@ -1,0 +1,145 @@
+"""What to buy: the interface of query strategies."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from alenv.heads import Head
+from alenv.round import Round
+
+NEEDS = frozenset({
+    "probs", "logits", "embeddings", "labeled_embeddings", "discarded_embeddings", "mc_probs", "labels", "head", "model", "inputs",
+    "labeled_inputs", "pool", "last",
+})  # fmt: skip
+NEED_PREFIXES = ("aux:", "features:")
+
+
+class Strategy(ABC):
+    """A query strategy.
+
+    Subclasses define `select`. Whatever they define is checked: the budget is clamped to the candidates, and what comes back
+    must be distinct positions, as many as asked for.
+
+    Attributes:
+        needs: what it reads from a round: names of `NEEDS`, "aux:<head>" or "features:<provider>". Checked against the task before a
+            run starts.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "select" in cls.__dict__ and not getattr(cls.select, "__isabstractmethod__", False):
+            cls.select = _checked(cls.__dict__["select"])  # type: ignore[method-assign]
+
+    @abstractmethod
+    def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
+        """Return positions of the candidates to buy: min(budget, U) distinct ones, best first.
+
+        Must not change the model, the pool or any array of the round, and must draw only from `round.generator`.
+        """
+
+    def heads(self) -> tuple[Head, ...]:
+        """Return the heads to train beside the task model."""
+        return ()
+
+    def law(self, round: Round, taken: Int[Tensor, " t"]) -> Float[Tensor, " U"] | None:
+        """Return the probabilities with which a stochastic strategy would buy each candidate next, given what is taken.
+
+        None means that it is deterministic once its wishes are known. Only bandits that weigh by propensity ask.
+        """
+        del round, taken
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the strategy has learned, as nested dicts of tensors, numbers and strings."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        del state
+
+
+class ScoreStrategy(Strategy):
+    """A strategy that scores every candidate; higher is bought first, ties fall by lot.
+
+    Attributes:
+        pointwise: the score of a candidate depends on no other candidate. Then large pools are scored block by block, and
+            `score` may get a block of the round.
+    """
+
+    pointwise: bool = False
+
+    @abstractmethod
+    def score(self, round: Round) -> Float[Tensor, " U"]:
+        """Return one score per candidate."""
+
+    def scores(self, round: Round) -> Float[Tensor, " U"]:
+        """Return the scores of all candidates, block by block if they are pointwise.
+
+        Raises:
+            ValueError: the shape is wrong or a score is NaN.
+        """
+        rounds = round.blocks(*self.needs) if self.pointwise else [round]
+        pieces = [self.score(part) for part in rounds]
+        scores = torch.cat(pieces) if pieces else torch.zeros(0, device=round.device)
+        if scores.shape != (len(round),):
+            raise ValueError(f"{_name(self)}: expected one score per candidate ({len(round)},), got shape {tuple(scores.shape)}")
+        if bool(scores.isnan().any()):
+            raise ValueError(f"{_name(self)}: {int(scores.isnan().sum())} scores are NaN; the strategy must map every candidate to a number")
+        return scores
+
+    def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
+        """Return the positions of the highest scores, ties in seeded random order."""
+        return best_first(self.scores(round), round.generator(f"ties/{_name(self)}"))[:budget]
+
+
+def best_first(scores: Float[Tensor, " U"], generator: torch.Generator) -> Int[Tensor, " U"]:
+    """Return positions by falling score, equal scores in random order."""
+    lot = torch.randperm(len(scores), generator=generator, device=scores.device)
+    return lot[torch.sort(scores[lot], descending=True, stable=True).indices]
+
+
+def check_positions(positions: Any, budget: int, candidates: int, who: str) -> Int[Tensor, " B"]:
+    """Return `positions` as int64, or raise ValueError naming the rule of `Strategy.select` they break."""
+    if not isinstance(positions, Tensor) or positions.dim() != 1 or positions.is_floating_point() or positions.dtype == torch.bool:
+        got = f"{positions.dtype} of shape {tuple(positions.shape)}" if isinstance(positions, Tensor) else type(positions).__name__
+        raise ValueError(f"{who}: expected a 1-axis integer tensor of positions, got {got}")
+    expected = min(budget, candidates)
+    if len(positions) != expected:
+        raise ValueError(f"{who}: expected {expected} positions (budget {budget}, {candidates} candidates), got {len(positions)}")
+    ordered = positions.long().sort().values
+    if expected and (int(ordered[0]) < 0 or int(ordered[-1]) >= candidates):
+        raise ValueError(f"{who}: expected positions in 0..{candidates - 1}, got {int(ordered[0])}..{int(ordered[-1])}; positions, not pool indices")
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        raise ValueError(f"{who}: positions repeat; every candidate may be bought once")
+    return positions.long()
+
+
+def check_needs(strategy: Strategy) -> None:
+    """Raise ValueError if `strategy.needs` names something no round has."""
+    unknown = [need for need in strategy.needs if need not in NEEDS and not need.startswith(NEED_PREFIXES)]
+    if unknown:
+        raise ValueError(f"{_name(strategy)}: unknown needs {sorted(unknown)}; a round offers {', '.join(sorted(NEEDS))}, aux:<head>, features:<name>")
+
+
+def _checked(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(select)
+    def wrapper(self: Strategy, round: Round, budget: int) -> Tensor:
+        if budget < 0:
+            raise ValueError(f"{_name(self)}: expected a budget >= 0, got {budget}")
+        budget = min(budget, len(round))
+        if budget == 0:
+            return torch.zeros(0, dtype=torch.int64, device=round.device)
+        return check_positions(select(self, round, budget), budget, len(round), _name(self))
+
+    return wrapper
+
+
+def _name(strategy: Strategy) -> str:
+    return type(strategy).__name__

@@ -1,0 +1,185 @@
+"""What is learned: a data set as read (`Source`), and the same under a setting (`Task`)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Int, Num
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Augmentation:
+    """What may be done to a training image without changing its class: shifts up to `pad` pixels, horizontal flips."""
+
+    pad: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs with their targets and stable ids.
+
+    Attributes:
+        inputs: (n, ...), as stored (for images uint8 is best: it stays small on the device).
+        targets: (n,) int64 class numbers; -1 where no label is known.
+        ids: n distinct strings that stay the same whatever the setting or seed.
+    """
+
+    inputs: Num[Tensor, "n ..."]
+    targets: Int[Tensor, " n"]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: Int[Tensor, " k"]) -> "Examples":
+        """Return the examples at `indices`, in that order."""
+        rows = indices.cpu()
+        return Examples(self.inputs[rows], self.targets[rows], tuple(self.ids[i] for i in rows.tolist()))
+
+    def to(self, device: torch.device | str) -> "Examples":
+        """Return the same examples with their tensors on `device`."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set as its reader returns it, before a setting makes a task of it.
+
+    Attributes:
+        name: short name.
+        train: the examples that pool and validation split are drawn from.
+        test: the test examples; None or empty if the set has none.
+        classes: class names; target c means `classes[c]`.
+        mean: subtracted from stored inputs before the first layer; broadcastable to one input.
+        std: what they are divided by afterwards.
+        augmentation: label-preserving changes the trainer may make; None for none.
+
+    Raises:
+        ValueError: inputs hold NaN or infinity, ids repeat, targets leave 0..C-1 (or -1), fewer than two classes, or a class
+            has no example.
+    """
+
+    name: str
+    train: Examples
+    test: Examples | None
+    classes: tuple[str, ...]
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    std: Tensor = field(default_factory=lambda: torch.ones(()))
+    augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ValueError(f"{self.name}: expected at least two classes, got {list(self.classes)}; a classifier needs a choice")
+        for part, examples in (("train", self.train), ("test", self.test)):
+            if examples is not None:
+                self._check(part, examples)
+        counts = torch.bincount(self.train.targets[self.train.targets >= 0], minlength=len(self.classes))
+        if (self.train.targets >= 0).any() and (counts == 0).any():
+            missing = [self.classes[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
+            raise ValueError(f"{self.name}: no training example of class {', '.join(missing)}; remove the class name or add examples of it")
+
+    def _check(self, part: str, examples: Examples) -> None:
+        if not len(examples.inputs) == len(examples.targets) == len(examples.ids):
+            raise ValueError(
+                f"{self.name} {part}: expected as many targets and ids as inputs ({len(examples.inputs)}), "
+                f"got {len(examples.targets)} targets and {len(examples.ids)} ids"
+            )
+        if len(set(examples.ids)) != len(examples.ids):
+            raise ValueError(f"{self.name} {part}: ids repeat; every example needs an id of its own")
+        if examples.inputs.is_floating_point():
+            bad = ~torch.isfinite(examples.inputs.flatten(1)).all(1)
+            if bad.any():
+                where = [examples.ids[i] for i in torch.nonzero(bad).flatten()[:3].tolist()]
+                raise ValueError(f"{self.name} {part}: NaN or infinite values in {int(bad.sum())} inputs (ids {', '.join(where)}); mend or drop them")
+        low, high = (int(examples.targets.min()), int(examples.targets.max())) if len(examples) else (0, 0)
+        if low < -1 or high >= len(self.classes):
+            raise ValueError(f"{self.name} {part}: expected targets in 0..{len(self.classes) - 1} (or -1 for unknown), got {low}..{high}")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The index lists a setting makes of a source: positions in its train and test examples."""
+
+    pool: Int[Tensor, " N"]
+    validation: Int[Tensor, " V"]
+    test: Int[Tensor, " E"]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A data set under a setting: a pure function of (source, setting, seed).
+
+    Validation and test may be empty. Validation labels count as given (they are reported, not charged).
+
+    Attributes:
+        inputs: (N, ...) of the pool, on the device.
+        targets: (N,) hidden targets. Only an `Oracle` may hold them: strategies and selectors never see a task.
+        ids: N stable ids.
+        validation: labelled examples for rewards and selectors.
+        test: examples that nothing but the records looks at.
+        kind: what targets are; "classes".
+        primary: the metric that summaries integrate and rewards improve.
+    """
+
+    name: str
+    setting: str
+    inputs: Num[Tensor, "N ..."]
+    targets: Int[Tensor, " N"]
+    ids: tuple[str, ...]
+    validation: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+    augmentation: Augmentation | None = None
+    kind: str = "classes"
+    metrics: tuple[str, ...] = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")
+    primary: str = "accuracy"
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def build(cls, source: Source, split: Split, setting: str = "standard", device: torch.device | str = "cpu") -> "Task":
+        """Cut `source` along `split` and put the parts on `device`."""
+        if len(split.pool) == 0:
+            raise ValueError(f"{source.name}: the {setting} setting left no example in the pool; lower validation= or bring more data")
+        pool = source.train.take(split.pool).to(device)
+        test = (source.test or source.train).take(split.test)
+        return cls(
+            source.name, setting, pool.inputs, pool.targets, pool.ids,
+            source.train.take(split.validation).to(device), test.to(device),
+            source.classes, source.mean.to(device), source.std.to(device), source.augmentation,
+        )  # fmt: skip
+
+    def fingerprint(self) -> str:
+        """Return a hash of every input, id and known target: equal tasks have equal fingerprints."""
+        digest = hashlib.blake2b(digest_size=16)
+        for inputs, targets, ids in (
+            (self.inputs, self.targets, self.ids),
+            (self.validation.inputs, self.validation.targets, self.validation.ids),
+            (self.test.inputs, self.test.targets, self.test.ids),
+        ):
+            digest.update("\n".join(ids).encode())
+            digest.update(targets.cpu().numpy().tobytes())
+            digest.update(inputs.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def number_ids(count: int, prefix: str = "") -> tuple[str, ...]:
+    """Return `count` ids of equal width: "0000", "0001", ..."""
+    width = len(str(max(count - 1, 0)))
+    return tuple(f"{prefix}{i:0{width}d}" for i in range(count))
+
+
+def class_counts(targets: Int[Tensor, " n"], classes: Sequence[str]) -> Int[Tensor, " C"]:
+    """Return how many of `targets` fall in each class, unknown ones left out."""
+    return torch.bincount(targets[targets >= 0], minlength=len(classes))

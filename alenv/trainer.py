@@ -1,0 +1,275 @@
+"""Fits and evaluates task models; owns device and precision."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from alenv.augment import augmented
+from alenv.convex import fit_softmax, one_hot
+from alenv.heads import Head, HeadBatch
+from alenv.metrics import classification
+from alenv.model import Laplace, TaskModel
+from alenv.streams import Streams
+from alenv.task import Augmentation, Examples
+
+
+class Virtual(NamedTuple):
+    """Training examples nobody bought: inputs as stored, and soft targets (v, C)."""
+
+    inputs: Num[Tensor, "v ..."]
+    targets: Float[Tensor, "v C"]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One training: everything that decides its result.
+
+    Attributes:
+        net: makes the untrained model; called inside a seeded scope, so it starts from the same weights every round.
+        inputs: (n, ...) labelled inputs, as stored.
+        targets: (n,) their classes.
+        streams: randomness of the campaign.
+        round: selects the streams of this training.
+        heads: extra heads.
+        virtual: virtual examples, or None.
+        weights: (n,) sample weights, or None for all one.
+        augmentation: what the trainer may do to the inputs.
+    """
+
+    net: Callable[[], TaskModel]
+    inputs: Num[Tensor, "n ..."]
+    targets: Int[Tensor, " n"]
+    streams: Streams
+    round: int = 0
+    heads: tuple[Head, ...] = ()
+    virtual: Virtual | None = None
+    weights: Float[Tensor, " n"] | None = None
+    augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.targets) == 0 and self.virtual is None:
+            raise ValueError("expected at least one labelled example to train on, got none; buy a larger initial set")
+
+    def examples(self, num_classes: int) -> tuple[Tensor, Float[Tensor, "m C"], Float[Tensor, " m"]]:
+        """Return inputs, target probabilities and weights, virtual examples included."""
+        inputs, targets = self.inputs, one_hot(self.targets, num_classes)
+        weights = torch.ones(len(targets), device=targets.device) if self.weights is None else self.weights
+        if self.virtual is not None:
+            inputs = torch.cat([inputs, self.virtual.inputs])
+            targets = torch.cat([targets, self.virtual.targets])
+            weights = torch.cat([weights, weights.new_ones(len(self.virtual.targets))])
+        return inputs, targets, weights
+
+
+class Outputs(NamedTuple):
+    """What one pass over inputs gives; float32."""
+
+    embeddings: Float[Tensor, "n D"]
+    logits: Float[Tensor, "n C"]
+    aux: dict[str, Tensor]
+
+
+class Trainer:
+    """The one trainer of all campaigns.
+
+    A net whose solver is "lbfgs" is a linear head on fixed features and is fitted to its optimum, with a Laplace posterior as its
+    noise. Every other net is trained with AdamW (decoupled weight decay), a linear warm-up and a cosine decay.
+
+    Args:
+        device: "auto" (CUDA if there is one), or any torch device.
+        epochs: passes over the labelled set.
+        min_steps: optimiser steps at least, however few labels there are.
+        batch_size: examples a step.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        prior_precision: of the convex head: 1/variance of its Gaussian prior.
+        augment: use the data set's augmentation.
+        precision: "auto" is bfloat16 autocast and channels-last for convolutional nets where the device has bfloat16 natively,
+            float32 elsewhere.
+        inference_batch: examples per forward pass when nothing is trained.
+    """
+
+    def __init__(
+        self, device: str = "auto", epochs: int = 50, min_steps: int = 200, batch_size: int = 64, lr: float = 2e-3,
+        weight_decay: float = 0.01, prior_precision: float = 1.0, augment: bool = True,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto", inference_batch: int = 2048,
+    ) -> None:  # fmt: skip
+        self.device = pick_device(device)
+        self.epochs, self.min_steps, self.batch_size = epochs, min_steps, batch_size
+        self.lr, self.weight_decay, self.prior_precision = lr, weight_decay, prior_precision
+        self.augment, self.precision, self.inference_batch = augment, precision, inference_batch
+
+    def fit(self, job: Job) -> TaskModel:
+        """Train a fresh model on `job` and return it in eval mode, without gradients."""
+        with job.streams.scoped("init"):
+            model = job.net()
+        model.to(self.device)
+        if self._half(job.inputs):
+            model.to(memory_format=torch.channels_last)
+        self._add_heads(model, job)
+        if model.solver == "lbfgs":
+            self._fit_convex(model, job)
+        self._descend(model, job)
+        model.eval().requires_grad_(False)
+        return model
+
+    def fit_many(self, jobs: Sequence[Job]) -> list[TaskModel]:
+        """Train one model per job; no job's result depends on the others."""
+        return [self.fit(job) for job in jobs]
+
+    def restore(self, job: Job, state: dict[str, Tensor]) -> TaskModel:
+        """Rebuild the model that `fit(job)` returned from its state dict, noise included."""
+        with job.streams.scoped("init"):
+            model = job.net()
+        model.to(self.device)
+        if self._half(job.inputs):
+            model.to(memory_format=torch.channels_last)
+        self._add_heads(model, job)
+        model.load_state_dict(state)
+        if model.solver == "lbfgs":
+            self._attach_posterior(model, job)
+        model.eval().requires_grad_(False)
+        return model
+
+    @torch.no_grad()
+    def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:
+        """Run `model` over `inputs` once, without augmentation or noise."""
+        pieces = [self._outputs(model, block) for block in inputs.split(self.inference_batch)]
+        if not pieces:
+            return Outputs(model.linear.weight.new_zeros(0, model.feature_dim), model.linear.weight.new_zeros(0, model.num_outputs), {})
+        aux = {name: torch.cat([p.aux[name] for p in pieces]) for name in pieces[0].aux}
+        return Outputs(torch.cat([p.embeddings for p in pieces]), torch.cat([p.logits for p in pieces]), aux)
+
+    def evaluate(self, model: TaskModel, examples: Examples) -> dict[str, float]:
+        """Return the metrics of `model` on `examples`; empty if there are none."""
+        known = examples.targets >= 0
+        if not bool(known.any()):
+            return {}
+        return classification(self.outputs(model, examples.inputs[known]).logits, examples.targets[known])
+
+    def _outputs(self, model: TaskModel, inputs: Tensor) -> Outputs:
+        with self._autocast(inputs):
+            stages, h = model.stages(inputs) if len(model.aux) else ([], model.features(inputs))
+            aux = {name: value.float() for name, value in model.aux_outputs(stages).items()}
+        h = h.float()
+        return Outputs(h, model.head(h), aux)
+
+    def _fit_convex(self, model: TaskModel, job: Job) -> None:
+        inputs, targets, weights = job.examples(model.num_outputs)
+        h = self._features(model, inputs)
+        theta = fit_softmax(h[None], targets[None], weights[None], prior_precision=self.prior_precision)[0]
+        with torch.no_grad():
+            model.linear.weight.copy_(theta[:, :-1])
+            model.linear.bias.copy_(theta[:, -1])
+        self._attach_posterior(model, job)
+
+    @torch.no_grad()
+    def _attach_posterior(self, model: TaskModel, job: Job) -> None:
+        h = self._features(model, job.inputs)
+        model.laplace = Laplace(h, model.head(h), self.prior_precision)
+
+    @torch.no_grad()
+    def _features(self, model: TaskModel, inputs: Tensor) -> Tensor:
+        return torch.cat([model.features(block) for block in inputs.split(self.inference_batch)])
+
+    def _descend(self, model: TaskModel, job: Job) -> None:
+        """Train by gradient descent whatever the convex solver has not: the whole net, or its extra heads alone."""
+        frozen = model.solver == "lbfgs"
+        if frozen:
+            model.requires_grad_(False)
+            model.aux.requires_grad_(True)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            return
+        inputs, targets, weights = job.examples(model.num_outputs)
+        augmentation = job.augmentation if self.augment and inputs.dim() == 4 and not frozen else None
+        streams = job.streams.on(self.device)
+        order, noise = streams("train/order", job.round), streams("train/noise", job.round)
+        size = min(self.batch_size, len(inputs))
+        per_epoch = math.ceil(len(inputs) / size)
+        epochs = max(self.epochs, math.ceil(self.min_steps / per_epoch))
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(epochs * per_epoch))
+        model.train()
+        for epoch in range(epochs):
+            shuffled = torch.randperm(len(inputs), generator=order, device=self.device)
+            for rows in shuffled.tensor_split(per_epoch):
+                x = inputs[rows]
+                if augmentation is not None:
+                    x = augmented(x, augmentation, noise)
+                loss = self._loss(model, job, x, targets[rows], weights[rows], rows, noise, (epoch, epochs))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+
+    def _loss(
+        self, model: TaskModel, job: Job, x: Tensor, targets: Tensor, weights: Tensor, rows: Tensor,
+        noise: torch.Generator, progress: tuple[int, int],
+    ) -> Tensor:  # fmt: skip
+        with self._autocast(x):
+            stages, h = model.stages(x) if job.heads else ([], model.features(x))
+            logits = model.head(model.dropped(h, noise)).float()
+            loss = (F.cross_entropy(logits, targets, reduction="none") * weights).mean()
+            for head in job.heads:
+                seen = stages if head.joint else [s.detach() for s in stages]
+                module = model.aux[head.name]
+                loss = loss + head.loss(HeadBatch(module, module(seen).float(), logits.detach(), targets, rows, *progress))
+        return loss
+
+    def _add_heads(self, model: TaskModel, job: Job) -> None:
+        if not job.heads:
+            return
+        with torch.no_grad():
+            stages, _ = model.eval().stages(job.inputs[:1])
+        shapes = [stage.shape[1:] for stage in stages]
+        with job.streams.scoped("init/heads"):
+            for head in job.heads:
+                model.aux[head.name] = head.build(shapes, model.num_outputs, len(job.inputs)).to(self.device)
+
+    def _half(self, inputs: Tensor) -> bool:
+        if self.precision == "auto":
+            return inputs.dim() == 4 and has_native_bfloat16(self.device)
+        return self.precision == "bfloat16" and inputs.dim() == 4
+
+    @contextlib.contextmanager
+    def _autocast(self, inputs: Tensor) -> Iterator[None]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half(inputs)):
+            yield
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return the torch device that `device` names; "auto" is CUDA where there is one.
+
+    Raises:
+        ValueError: it is not a device of this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"expected device=auto, cpu, cuda or cuda:N, got '{device}'") from error
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device={device}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or device=auto")
+    return chosen
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices in hardware (emulated support is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(bool(getattr(torch.cpu, flag, bool)()) for flag in flags)
+
+
+def _warm_cosine(steps: int) -> Callable[[int], float]:
+    warm = max(1, steps // 10)
+    return lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -1,0 +1,25 @@
+"""torchvision, imported only when something needs it."""
+
+import importlib
+from typing import Any
+
+import torch
+
+
+def torchvision_datasets() -> Any:
+    """Return `torchvision.datasets`.
+
+    Raises:
+        ImportError: torchvision is missing or was built for another torch; the message says what to install.
+    """
+    return _import("torchvision.datasets")
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError, AttributeError) as error:  # a mismatched pair fails with "operator torchvision::nms does not exist"
+        raise ImportError(
+            f"torchvision does not work with torch {torch.__version__} ({error}); install the matching pair: "
+            "pip install --force-reinstall torch torchvision"
+        ) from error
