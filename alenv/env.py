@@ -36,8 +36,9 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     the strategies' votes (AutoAL's query rule).
 
     ## Observation Space
-    A `Dict` of float32 boxes in [-1, 1] that mean the same on every data set: `campaign` (F,), `strategies` (S_max, G) and `mask`
-    (S_max,), 1 where there is a strategy. No feature runs a strategy. `campaign`, in order: {campaign}. `strategies`, in order: {strategies}.
+    A `Dict` of float32 boxes in [-1, 1] that mean the same on every data set: `campaign` (F,), `strategies` (S_max x G,), the rows of
+    an (S_max, G) table one after the other (Stable-Baselines3 wants vectors), and `mask` (S_max,), 1 where there is a strategy. No
+    feature runs a strategy. `campaign`, in order: {campaign}. A row of `strategies`, in order: {strategies}.
 
     ## Rewards
     Named by `reward`; the default is the change of accuracy on the validation split. Test labels never enter.
@@ -87,7 +88,7 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         self.action_space = self._action_space(count)
         self.observation_space = spaces.Dict({
             "campaign": spaces.Box(-1, 1, (len(CAMPAIGN_FEATURES),), np.float32),
-            "strategies": spaces.Box(-1, 1, (max_strategies, len(STRATEGY_FEATURES)), np.float32),
+            "strategies": spaces.Box(-1, 1, (max_strategies * len(STRATEGY_FEATURES),), np.float32),
             "mask": spaces.Box(0, 1, (max_strategies,), np.float32),
         })  # fmt: skip
         self.campaign: Campaign

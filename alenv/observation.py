@@ -45,12 +45,12 @@ Array = npt.NDArray[np.float32]
 
 
 def observe(campaign: Campaign, max_strategies: int) -> dict[str, Array]:
-    """Return `campaign` (F,), `strategies` (S_max, G) and `mask` (S_max,), fresh float32 arrays in [-1, 1]; runs no strategy."""
+    """Return `campaign` (F,), `strategies` (S_max x G,) and `mask` (S_max,), fresh float32 arrays in [-1, 1]; runs no strategy."""
     strategies = np.zeros((max_strategies, len(STRATEGY_FEATURES)), np.float32)
     strategies[: len(campaign.strategies)] = _strategy_rows(campaign)
     mask = np.zeros(max_strategies, np.float32)
     mask[: len(campaign.strategies)] = 1
-    return {"campaign": _campaign_row(campaign), "strategies": strategies, "mask": mask}
+    return {"campaign": _campaign_row(campaign), "strategies": strategies.ravel(), "mask": mask}
 
 
 def _campaign_row(campaign: Campaign) -> Array:

@@ -19,6 +19,19 @@ NEEDS = frozenset({
 NEED_PREFIXES = ("aux:", "features:")
 
 
+def _checked(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(select)
+    def wrapper(self: Strategy, round: Round, budget: int) -> Tensor:
+        if budget < 0:
+            raise ValueError(f"{_name(self)}: expected a budget >= 0, got {budget}")
+        budget = min(budget, len(round))
+        if budget == 0:
+            return torch.zeros(0, dtype=torch.int64, device=round.device)
+        return check_positions(select(self, round, budget), budget, len(round), _name(self))
+
+    return wrapper
+
+
 class Strategy(ABC):
     """A query strategy.
 
@@ -126,19 +139,6 @@ def check_needs(strategy: Strategy) -> None:
     unknown = [need for need in strategy.needs if need not in NEEDS and not need.startswith(NEED_PREFIXES)]
     if unknown:
         raise ValueError(f"{_name(strategy)}: unknown needs {sorted(unknown)}; a round offers {', '.join(sorted(NEEDS))}, aux:<head>, features:<name>")
-
-
-def _checked(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @functools.wraps(select)
-    def wrapper(self: Strategy, round: Round, budget: int) -> Tensor:
-        if budget < 0:
-            raise ValueError(f"{_name(self)}: expected a budget >= 0, got {budget}")
-        budget = min(budget, len(round))
-        if budget == 0:
-            return torch.zeros(0, dtype=torch.int64, device=round.device)
-        return check_positions(select(self, round, budget), budget, len(round), _name(self))
-
-    return wrapper
 
 
 def _name(strategy: Strategy) -> str:
