@@ -205,6 +205,16 @@ class Campaign:
             round=self.index, heads=tuple(unique.values()), augmentation=self.task.augmentation,
         )  # fmt: skip
 
+    def rehearse(self, query: Query, labels: list[int | None]) -> Job:
+        """Return the training that `receive(labels)` would call for, and forget the question: nothing is bought."""
+        self._query = None
+        usable = [i for i, label in enumerate(labels) if label is not None and label >= 0]
+        targets = torch.tensor([labels[i] for i in usable], dtype=torch.int64, device=self.trainer.device)
+        job = self.job()
+        return replace(
+            job, inputs=torch.cat([job.inputs, self.task.inputs[query.indices[usable]]]), targets=torch.cat([job.targets, targets])
+        )  # fmt: skip
+
     def advance(self, model: TaskModel) -> Record:
         """Take the trained model, open the next round and return the record of the one that ends."""
         if self._query is None:

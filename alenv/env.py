@@ -50,8 +50,8 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     Terminates when the budget is spent, the pool is empty, or `stop_accuracy` is reached on validation. Never truncates.
 
     ## Information
-    `round`, `labels`, `bought`, `cost`, `validation` (-1 without the split), `action_mask` (int8, (S,)). The attributes `ballot`, `round`
-    and `campaign` give selectors the rest.
+    `round`, `labels`, `bought`, `cost`, `validation` (-1 without the split), `action_mask` (int8, (S,)). The attributes `ballot`, `query`
+    (the last purchase) and `campaign` hold the rest.
 
     ## Arguments
     dataset, setting, net, trainer, strategies, reward, oracle: names as on the command line (or mappings with `name` and parameters).
@@ -92,6 +92,7 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
             "mask": spaces.Box(0, 1, (max_strategies,), np.float32),
         })  # fmt: skip
         self.campaign: Campaign
+        self.query: Query
         self._round0: OrderedDict[int, TaskModel] = OrderedDict()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
@@ -161,8 +162,8 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         return query, labels, float(price(query.indices))
 
     def _receive(self, query: Query) -> Job:
-        query, labels, cost = self.buy(query)
-        self.campaign.adopt(query)
+        self.query, labels, cost = self.buy(query)
+        self.campaign.adopt(self.query)
         return self.campaign.receive(labels, cost)
 
     def _fit(self, job: Job) -> TaskModel:

@@ -14,6 +14,7 @@ from alenv.trainer import Outputs
 
 BLOCK_ELEMENTS = 2**22  # numbers a block may hold at once: 16 MB of float32
 PER_CANDIDATE = {"probs": 0, "logits": 0, "embeddings": 0, "mc_probs": 1, "inputs": 0}  # name -> axis of the candidates
+MUST_BE_NUMBERS = ("probs", "logits", "embeddings", "mc_probs")  # what tells that training diverged
 
 
 class MissingOutputError(ValueError):
@@ -277,7 +278,7 @@ class Round:
     def _get(self, name: str) -> Any:
         if name not in self._values:
             self._values[name] = self._derive(name)
-            if name in ("logits", "probs"):
+            if name in MUST_BE_NUMBERS:
                 _require_numbers(name, self._values[name])
         return self._values[name]
 
@@ -338,9 +339,10 @@ def _missing(what: str, remedy: str) -> str:
 
 
 def _require_numbers(name: str, values: Tensor) -> None:
-    bad = values.isnan().any(1)
+    bad = values.isnan().any(-1)
+    bad = bad.any(0) if bad.dim() == 2 else bad  # (U,), also of (T, U, C)
     if bool(bad.any()):
-        raise ValueError(f"{name} of {int(bad.sum())} of {len(values)} candidates are NaN; training diverged: lower trainer.lr or look at the inputs")
+        raise ValueError(f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; training diverged: lower trainer.lr or look at the inputs")
 
 
 def _floats(name: str, value: Any) -> Tensor:

@@ -110,8 +110,8 @@ class Trainer:
         """Train a fresh model on `job` and return it in eval mode, without gradients."""
         with job.streams.scoped("init"):
             model = job.net()
-        model.to(self.device)
-        if self._half(job.inputs):
+        model.to(self.device).eval()  # a frozen body must not move its running statistics
+        if self.half(job.inputs):
             model.to(memory_format=torch.channels_last)
         self._add_heads(model, job)
         if model.solver == "lbfgs":
@@ -128,8 +128,8 @@ class Trainer:
         """Rebuild the model that `fit(job)` returned from its state dict, noise included."""
         with job.streams.scoped("init"):
             model = job.net()
-        model.to(self.device)
-        if self._half(job.inputs):
+        model.to(self.device).eval()
+        if self.half(job.inputs):
             model.to(memory_format=torch.channels_last)
         self._add_heads(model, job)
         model.load_state_dict(state)
@@ -137,6 +137,11 @@ class Trainer:
             self._attach_posterior(model, job)
         model.eval().requires_grad_(False)
         return model
+
+    def place(self, model: TaskModel, inputs: Tensor) -> TaskModel:
+        """Return `model` on the device, in the memory format that suits `inputs`."""
+        model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.half(inputs) else model  # type: ignore[call-overload]
 
     @torch.no_grad()
     def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:
@@ -155,7 +160,7 @@ class Trainer:
         return classification(self.outputs(model, examples.inputs[known]).logits, examples.targets[known])
 
     def _outputs(self, model: TaskModel, inputs: Tensor) -> Outputs:
-        with self._autocast(inputs):
+        with self.autocast(inputs):
             stages, h = model.stages(inputs) if len(model.aux) else ([], model.features(inputs))
             aux = {name: value.float() for name, value in model.aux_outputs(stages).items()}
         h = h.float()
@@ -197,7 +202,7 @@ class Trainer:
         epochs = max(self.epochs, math.ceil(self.min_steps / per_epoch))
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(epochs * per_epoch))
-        model.train()
+        (model.aux if frozen else model).train()
         for epoch in range(epochs):
             shuffled = torch.randperm(len(inputs), generator=order, device=self.device)
             for rows in shuffled.tensor_split(per_epoch):
@@ -214,7 +219,7 @@ class Trainer:
         self, model: TaskModel, job: Job, x: Tensor, targets: Tensor, weights: Tensor, rows: Tensor,
         noise: torch.Generator, progress: tuple[int, int],
     ) -> Tensor:  # fmt: skip
-        with self._autocast(x):
+        with self.autocast(x):
             stages, h = model.stages(x) if job.heads else ([], model.features(x))
             logits = model.head(model.dropped(h, noise)).float()
             loss = (F.cross_entropy(logits, targets, reduction="none") * weights).mean()
@@ -228,20 +233,22 @@ class Trainer:
         if not job.heads:
             return
         with torch.no_grad():
-            stages, _ = model.eval().stages(job.inputs[:1])
+            stages, _ = model.stages(job.inputs[:1])
         shapes = [stage.shape[1:] for stage in stages]
-        with job.streams.scoped("init/heads"):
-            for head in job.heads:
+        for head in job.heads:
+            with job.streams.scoped(f"init/heads/{head.name}"):
                 model.aux[head.name] = head.build(shapes, model.num_outputs, len(job.inputs)).to(self.device)
 
-    def _half(self, inputs: Tensor) -> bool:
+    def half(self, inputs: Tensor) -> bool:
+        """Whether nets run in bfloat16 on such inputs."""
         if self.precision == "auto":
             return inputs.dim() == 4 and has_native_bfloat16(self.device)
         return self.precision == "bfloat16" and inputs.dim() == 4
 
     @contextlib.contextmanager
-    def _autocast(self, inputs: Tensor) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half(inputs)):
+    def autocast(self, inputs: Tensor) -> Iterator[None]:
+        """Run nets on `inputs` in the precision this trainer uses."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half(inputs)):
             yield
 
 
@@ -259,6 +266,10 @@ def pick_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"expected device=auto, cpu, cuda or cuda:N, got '{device}'") from error
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"device={device}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or device=auto")
+    try:
+        torch.empty(1, device=chosen).sum().item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more devices than it was built for
+        raise ValueError(f"device={device} does not work on this machine; use device=cpu or device=auto") from error
     return chosen
 
 

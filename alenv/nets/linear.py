@@ -13,5 +13,5 @@ def linear(input_shape: Sequence[int], num_outputs: int, mean: Tensor | float = 
     """Return softmax regression on flattened inputs; its companions are small MLPs, since a linear net learns no features."""
     return TaskModel(
         nn.Flatten(), math.prod(input_shape), num_outputs, mean=mean, std=std, solver="lbfgs",
-        companion=lambda outputs: mlp(input_shape, outputs, mean, std, width=128, depth=1, dropout=0.0),
+        companion=lambda outputs: mlp(input_shape, outputs, mean, std, width=128, depth=1),
     )  # fmt: skip

@@ -36,5 +36,5 @@ def mlp(
     body = _Layers([math.prod(input_shape), *[width] * depth])
     return TaskModel(
         body, width, num_outputs, mean=mean, std=std, dropout=dropout,
-        companion=lambda outputs: mlp(input_shape, outputs, mean, std, width, depth, dropout=0.0),
+        companion=lambda outputs: mlp(input_shape, outputs, mean, std, width, depth, dropout),
     )  # fmt: skip

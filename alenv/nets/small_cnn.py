@@ -45,5 +45,5 @@ def small_cnn(
     body = _Blocks(input_shape[0], min(input_shape[1:]), widths)
     return TaskModel(
         body, widths[-1], num_outputs, mean=mean, std=std, dropout=dropout,
-        companion=lambda outputs: small_cnn(input_shape, outputs, mean, std, widths, dropout=0.0),
+        companion=lambda outputs: small_cnn(input_shape, outputs, mean, std, widths, dropout),
     )  # fmt: skip

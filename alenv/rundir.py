@@ -1,0 +1,131 @@
+"""The run directory: what a run leaves behind, and who may write there."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alenv.durable import write_atomically
+
+PASSING = ("fresh",)  # options that do not change results
+OURS = (
+    "config.yaml", "purchases.jsonl", "rounds.jsonl", "summary.json", "model.safetensors", "query.csv", "asked.json", "checkpoint", "lock",
+)  # fmt: skip
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of a resolved configuration; options that do not change results are left out."""
+    lasting = {key: value for key, value in config.items() if key not in PASSING}
+    return hashlib.blake2b(json.dumps(lasting, sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
+
+
+class RunDirectory:
+    """One run's files, see the README for what each holds.
+
+    Args:
+        path: the folder; made if absent.
+        config: the resolved configuration.
+        fresh: remove what an earlier run left.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds a run with another configuration.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], fresh: bool = False) -> None:
+        self.path = Path(path).absolute()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / "lock.probe", "")
+            (self.path / "lock.probe").unlink()
+        except OSError as error:
+            raise ValueError(f"run directory {self.path} cannot be written ({error.strerror}); choose another with hydra.run.dir=...") from error
+        self.config = {key: value for key, value in config.items() if key not in PASSING}
+        self._fresh = fresh
+
+    purchases = property(lambda self: self.path / "purchases.jsonl")
+    rounds = property(lambda self: self.path / "rounds.jsonl")
+    summary = property(lambda self: self.path / "summary.json")
+    model = property(lambda self: self.path / "model.safetensors")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The latest complete state."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    def prepare(self) -> None:
+        """Write `config.yaml`, or compare with the one that is there; call it under the lock."""
+        if self._fresh:
+            self._clear()
+        file = self.path / "config.yaml"
+        if file.exists():
+            self._compare(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        else:
+            write_atomically(file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        self.checkpoint.parent.mkdir(exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: a second run in it is refused. A lock left by a killed process is taken over."""
+        lock = self.path / "lock"
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            if not _try_lock(handle):
+                owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+                raise ValueError(f"{self.path} is in use by {owner}; wait for it, or choose another directory with hydra.run.dir=...")
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
+        old, new = _flat(before), _flat(json.loads(json.dumps(self.config, default=str)))
+        changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if changed:
+            shown = "; ".join(changed[:8])
+            raise ValueError(f"{self.path} holds a run with another configuration ({shown}); choose another directory, or fresh=true to start over")
+
+    def _clear(self) -> None:
+        for name in OURS:
+            target = self.path / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            elif name != "lock":
+                target.unlink(missing_ok=True)
+        for events in self.path.glob("events.out.tfevents.*"):
+            events.unlink()
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

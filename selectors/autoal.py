@@ -1,0 +1,258 @@
+"""AutoAL (ICML 2025, arXiv 2410.13853): a differentiable search for which strategy to trust on which sample.
+
+The labelled set rehearses the campaign. One half, H1, trains FitNet; on the other, H2, every candidate strategy marks what it
+would buy, and SearchNet learns per-sample weights over the candidates such that the samples they select together are those on
+which FitNet's loss is high. The weights of the pool's samples then decide the real purchase (`SampleMix-v0`).
+
+Equations are the paper's, in this form where its print is ambiguous or does not train (its released code has a zero gradient):
+
+- W = softmax over candidates of SearchNet's output; s_j = sum_k W_kj S_k(x_j) (score first, threshold after: the paper's figure 1);
+- S_bar = sigmoid(slope (s - v) / std(s)), v the upper quantile of s, both detached; slope is finite (10);
+- FitNet's losses are standardised within the batch before they weigh S_bar (a baseline and a scale: the optimum is the same);
+- the count regulariser is quadratic in the relative soft count, since the printed one (eq. 9) has no slope far from its optimum;
+- FitNet starts afresh every round, so that the half it is judged on is unseen; SearchNet is kept. Both halves are redrawn.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from alenv import ops
+from alenv.ballot import Ballot
+from alenv.campaign import weights_action
+from alenv.model import TaskModel
+from alenv.round import Round
+from alenv.selector import Context, Observation, Selector, Transition
+
+Scorer = Literal["fit_net", "task_model"]
+
+
+class AutoAL(Selector):
+    """SearchNet and FitNet, trained in turns on rehearsals within the labelled set.
+
+    Args:
+        votes: r: every candidate marks r x B of the pool. With 1, a single candidate's own set is bought.
+        fit_epochs: epochs of FitNet on H1 before the rotation.
+        steps: of the rotation FitNet, SearchNet, (loss prediction).
+        fit_lr: of FitNet (Adam).
+        search_lr: of SearchNet (SGD, momentum 0.9).
+        slope: of the relaxation, in units of 1 / std(s).
+        regularizer: weight of the count regulariser.
+        scorer: whose outputs the candidates see on H2: "fit_net" has not seen it; "task_model" (the released code) was trained on it.
+    """
+
+    action_kind = "sample_mix"
+
+    def __init__(
+        self, votes: float = 2.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.05,
+        slope: float = 10.0, regularizer: float = 1.0, scorer: Scorer = "fit_net",
+    ) -> None:  # fmt: skip
+        if scorer not in ("fit_net", "task_model"):
+            raise ValueError(f"autoal: expected scorer=fit_net or scorer=task_model, got '{scorer}'")
+        if votes < 1 or slope <= 0:
+            raise ValueError(f"autoal: expected votes >= 1 and slope > 0, got votes={votes}, slope={slope}")
+        self.votes, self.fit_epochs, self.steps, self.fit_lr, self.search_lr = votes, fit_epochs, steps, fit_lr, search_lr
+        self.slope, self.regularizer, self.scorer = slope, regularizer, scorer
+
+    def begin(self, context: Context) -> None:
+        """Make SearchNet."""
+        super().begin(context)
+        self._logs: dict[str, float] = {}
+        with context.streams.scoped("autoal/search_net"):
+            self.search_net = context.net(len(context.strategies)).to(context.trainer.device)
+
+    def act(self, observation: Observation, ballot: Ballot) -> Any:
+        """Rehearse on the labelled set, then return (N, S) actions whose weights are SearchNet's; equal ones while labels are too few."""
+        round = ballot.round
+        rehearsal = self._rehearse(ballot)
+        if rehearsal is not None:
+            self._rotate(*rehearsal, round)
+        weights = self.weights(round.inputs)
+        if rehearsal is None:
+            weights = torch.full_like(weights, 1 / len(ballot.names))
+        self._logs |= {f"pool_weight/{name}": w for name, w in zip(ballot.names, weights.mean(0).tolist(), strict=True)}
+        action = np.zeros((self.context.pool_size, len(ballot.names)), np.float32)
+        action[round.candidates.cpu().numpy()] = weights_action(weights).cpu().numpy()
+        return action
+
+    def update(self, transition: Transition) -> dict[str, float]:
+        """Return the search losses, the pool's mean weights, and each candidate's share of what was bought."""
+        bought = transition.query.chosen_by
+        shares = {f"bought/{name}": bought.count(name) / max(1, len(bought)) for name in self.context.strategies}
+        logs, self._logs = self._logs, {}
+        return logs | shares
+
+    @torch.no_grad()
+    def weights(self, inputs: Tensor) -> Float[Tensor, "n S"]:
+        """Return SearchNet's weights for stored inputs: rows sum to one."""
+        self.search_net.eval()
+        return self.context.trainer.outputs(self.search_net, inputs).logits.softmax(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return SearchNet."""
+        return {"search_net": dict(self.search_net.state_dict())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the SearchNet of `state`."""
+        self.search_net.load_state_dict(state["search_net"])
+
+    def _rehearse(self, ballot: Ballot) -> "tuple[TaskModel, list[Rehearsal]] | None":
+        """Split the labelled set, fit FitNet on one half and let the candidates mark the other; None if it is too small."""
+        round = ballot.round
+        halves = split_halves(len(round.labels), round.generator("autoal/split"))
+        if len(halves[1]) < 4:
+            return None
+        first, second = halves
+        fit_net = self._fit(round, first)
+        scorer = fit_net if self.scorer == "fit_net" else round.model
+        batches = []
+        for rows in cut(second, ballot.budget):
+            marks = max(2, math.ceil(ballot.budget / self.context.pool_size * len(rows)))
+            inside = round.within(round.labeled_indices[rows], round.labeled_indices[first], scorer)
+            votes = ballot.on(inside, marks).votes(marks).T
+            batches.append(Rehearsal(rows, round.labeled_inputs[rows], round.labels[rows], votes, marks))
+        return fit_net, batches
+
+    def _fit(self, round: Round, rows: Int[Tensor, " h"]) -> TaskModel:
+        """Return FitNet after `fit_epochs` on H1."""
+        streams, trainer = self.context.streams, self.context.trainer
+        inputs, targets = round.labeled_inputs[rows], round.labels[rows]
+        with streams.scoped("autoal/fit_net", round.index):
+            net = trainer.place(self.context.net(round.num_classes), inputs)
+        optimizer = torch.optim.Adam(net.parameters(), lr=self.fit_lr)
+        noise, order = round.generator("autoal/fit_noise"), round.generator("autoal/fit_order")
+        net.train()
+        for _ in range(self.fit_epochs):
+            lot = torch.randperm(len(rows), generator=order, device=round.device)
+            for part in lot.tensor_split(math.ceil(len(rows) / trainer.batch_size)):
+                losses = self._losses(net, inputs[part], targets[part], noise)
+                optimizer.zero_grad(set_to_none=True)
+                losses.mean().backward()
+                optimizer.step()
+        return net.eval()
+
+    def _losses(self, net: TaskModel, inputs: Tensor, targets: Tensor, noise: torch.Generator | None = None) -> Float[Tensor, " B"]:
+        """Return FitNet's cross-entropy per sample; with its dropout where `noise` is given."""
+        with self.context.trainer.autocast(inputs):
+            h = net.features(inputs)
+            logits = net.head(h if noise is None else net.dropped(h, noise)).float()
+        return F.cross_entropy(logits, targets, reduction="none")
+
+    def _rotate(self, fit_net: TaskModel, batches: "list[Rehearsal]", round: Round) -> None:
+        """Train in turns: FitNet on batch n + 1 (eq. 7), SearchNet on batch n (eq. 8), then whatever predicts losses."""
+        fit = torch.optim.Adam(fit_net.parameters(), lr=self.fit_lr)
+        search = torch.optim.SGD(self.search_net.parameters(), lr=self.search_lr, momentum=0.9)
+        logs: dict[str, list[Tensor]] = {"loss": [], "loss/fit": []}
+        order = visits(len(batches), self.steps, round.generator("autoal/visits"))
+        for step, (here, following) in enumerate(order):
+            if step % 3 == 0:
+                logs["loss/fit"].append(self._step_fit(fit_net, batches[following], fit))
+            elif step % 3 == 1:
+                logs["loss"].append(self._step_search(fit_net, batches[here], search))
+        self._logs = {name: float(torch.stack(values).mean()) for name, values in logs.items() if values}
+
+    def _step_fit(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
+        fit_net.train()
+        with torch.no_grad():
+            selected = self._selected(batch)
+        loss = fit_loss(selected, self._losses(fit_net, batch.inputs, batch.targets))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def _step_search(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
+        fit_net.eval()
+        with torch.no_grad():
+            losses = self._losses(fit_net, batch.inputs, batch.targets)
+        self.search_net.train()
+        loss = search_loss(self._selected(batch), losses, batch.marks, self.regularizer)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def _selected(self, batch: "Rehearsal") -> Float[Tensor, " B"]:
+        with self.context.trainer.autocast(batch.inputs):
+            logits = self.search_net(batch.inputs).float()
+        scores = combined_scores(logits.softmax(1), batch.votes)
+        return soft_selection(scores, batch.marks / len(batch.rows), self.slope)
+
+
+class Rehearsal(NamedTuple):
+    """One mini-batch of H2 with the candidates' marks, computed once a round.
+
+    Attributes:
+        rows: (B,) positions in the labelled set; every other array is in this order.
+        inputs: (B, ...) as stored.
+        targets: (B,).
+        votes: (B, K) S_k(x_j).
+        marks: how many each candidate marked.
+    """
+
+    rows: Int[Tensor, " B"]
+    inputs: Tensor
+    targets: Int[Tensor, " B"]
+    votes: Bool[Tensor, "B K"]
+    marks: int
+
+
+def split_halves(size: int, generator: torch.Generator) -> tuple[Int[Tensor, " a"], Int[Tensor, " b"]]:
+    """Return two random halves of `size` positions; an odd one goes to the first."""
+    lot = torch.randperm(size, generator=generator, device=generator.device)
+    return lot[: size - size // 2], lot[size - size // 2 :]
+
+
+def cut(rows: Int[Tensor, " h"], budget: int) -> tuple[Int[Tensor, " B"], ...]:
+    """Cut H2 into at least two batches of one even size, at most the budget; up to a batch of rows is left over."""
+    size = max(2, min(budget, len(rows) // 2) // 2 * 2)
+    return tuple(rows[: len(rows) // size * size].split(size))
+
+
+def visits(batches: int, steps: int, generator: torch.Generator) -> Iterator[tuple[int, int]]:
+    """Yield pairs (batch n, batch n + 1): shuffled passes over the batches, one pair for each turn of three steps."""
+    lot: list[int] = []
+    for step in range(steps):
+        if step % 3 == 0:
+            lot = lot[1:]
+            while len(lot) < 2:
+                fresh = torch.randperm(batches, generator=generator, device=generator.device).tolist()
+                lot += fresh if not lot or fresh[0] != lot[-1] else fresh[::-1]
+        yield lot[0], lot[1]
+
+
+def combined_scores(weights: Float[Tensor, "B K"], votes: Bool[Tensor, "B K"]) -> Float[Tensor, " B"]:
+    """Return s_j = sum_k W_kj S_k(x_j)."""
+    return (weights * votes).sum(1)
+
+
+def soft_selection(scores: Float[Tensor, " B"], share: float, slope: float) -> Float[Tensor, " B"]:
+    """Return S_bar: how far each sample is among the upper `share` of scores, in (0, 1); scale-free, v and std are detached."""
+    fixed = scores.detach()
+    spread = fixed.std(unbiased=False).clamp(min=torch.finfo(scores.dtype).tiny)
+    return torch.sigmoid(slope * (scores - ops.upper_quantile(fixed, share)) / spread)
+
+
+def count_penalty(selected: Float[Tensor, " B"], target: float) -> Float[Tensor, ""]:
+    """Return ((soft count - target) / target)^2."""
+    return ((selected.sum() - target) / target).square()
+
+
+def search_loss(
+    selected: Float[Tensor, " B"], losses: Float[Tensor, " B"], target: float, regularizer: float
+) -> Float[Tensor, ""]:
+    """Return eq. 8, to be minimised: selecting samples of high (standardised, detached) FitNet loss lowers it."""
+    fixed = losses.detach()
+    standard = (fixed - fixed.mean()) / fixed.std(unbiased=False).clamp(min=1e-6)
+    return -(selected * standard).mean() + regularizer * count_penalty(selected, target)
+
+
+def fit_loss(selected: Float[Tensor, " B"], losses: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Return eq. 7 without its regulariser, which is constant for FitNet: mean of (detached) S_bar x loss."""
+    return (selected.detach() * losses).mean()
