@@ -1,5 +1,6 @@
 """Weights over strategies -> one batch."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -125,7 +126,7 @@ def sample_mix(
         generator: for ties.
     """
     budget = min(budget, len(ballot.round))
-    marks = ballot.votes(min(len(ballot.round), max(budget, -int(-votes * budget // 1))))
+    marks = ballot.votes(min(len(ballot.round), max(budget, math.ceil(votes * budget - 1e-9))))  # 1.1 x 10 is 11, not 12
     parts = weights.T * marks  # (S, U)
     positions = best_first(parts.sum(0), generator)[:budget]
     bought = parts[:, positions]

@@ -89,7 +89,7 @@ class RunDirectory:
             os.close(handle)
 
     def _compare(self, before: Mapping[str, Any]) -> None:
-        old, new = _flat(before), _flat(json.loads(json.dumps(self.config, default=str)))
+        old, new = flat(before), flat(json.loads(json.dumps(self.config, default=str)))
         changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:
             shown = "; ".join(changed[:8])
@@ -106,11 +106,12 @@ class RunDirectory:
             events.unlink()
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration as one level, keys joined by dots."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _try_lock(handle: int) -> bool:

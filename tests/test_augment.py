@@ -18,20 +18,18 @@ def generator(seed=0):
 
 def looped(batch, pad, flip, generator):
     """The same draws, then sample by sample: flip, then copy what stays in view."""
-    _, channels, height, width = batch.shape
+    height, width = batch.shape[2:]
     shifts = torch.randint(0, 2 * pad + 1, (2, len(batch), 1), generator=generator).squeeze(2) - pad
-    flips = (torch.rand(len(batch), 1, generator=generator) < 0.5).flatten() if flip else torch.zeros(len(batch), dtype=torch.bool)
+    flips = (torch.rand(len(batch), 1, generator=generator) < 0.5).flatten() if flip else [False] * len(batch)
     result = torch.zeros_like(batch)
     for i, image in enumerate(batch):
         for row in range(height):
             for column in range(width):
-                from_row, shifted = row + int(shifts[0, i]), column + int(shifts[1, i])
-                if not (0 <= from_row < height):
-                    continue
-                if flip and flips[i]:  # columns are flipped first: the shift moves the view to higher numbers of the image
-                    shifted = width - 1 - column + int(shifts[1, i])
-                if 0 <= shifted < width:
-                    result[i, :, row, column] = image[:, from_row, shifted]
+                source_row, source_column = row + int(shifts[0, i]), column + int(shifts[1, i])
+                if flips[i]:  # the shift counts in the image's own columns, whichever way it is read
+                    source_column = width - 1 - column + int(shifts[1, i])
+                if 0 <= source_row < height and 0 <= source_column < width:
+                    result[i, :, row, column] = image[:, source_row, source_column]
     return result
 
 

@@ -210,7 +210,7 @@ def test_draws_change_neither_weights_nor_buffers_nor_mode(kind):
 def test_a_model_without_noise_says_how_to_get_some():
     model = built(mlp, (3,), 4, dropout=0.0)
     assert not model.noisy
-    with pytest.raises(NoNoiseError, match="net=linear .*dropout > 0"):
+    with pytest.raises(NoNoiseError, match=r"net=linear .*dropout > 0"):
         model.draws(normal(5, 256), 3, noise())
     assert issubclass(NoNoiseError, ValueError)
 
@@ -239,14 +239,13 @@ def test_aux_outputs_are_the_extra_heads_on_the_stages():
 
 
 @pytest.mark.parametrize("make", [mlp, linear, small_cnn])
-def test_a_companion_is_a_fresh_net_on_the_same_inputs_without_noise(make):
+def test_a_companion_is_a_fresh_net_on_the_same_inputs_that_learns_features(make):
     model = built(make, (1, 8, 8), 4, mean=3.0, std=2.0)
     with Streams(0).scoped("companion"):
         other = model.companion(7)
     assert isinstance(other, TaskModel)
     assert other(normal(5, 1, 8, 8)).shape == (5, 7)
     assert torch.equal(other.mean, model.mean)
-    assert not other.noisy
     assert other.solver == "sgd"
     assert not {id(p) for p in other.parameters()} & {id(p) for p in model.parameters()}
 

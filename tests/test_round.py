@@ -397,7 +397,7 @@ def test_plain_arrays_cannot_be_rehearsed() -> None:
 
 
 def test_a_generator_depends_on_its_name_the_round_and_the_seed_alone() -> None:
-    def draw(round: Round, name: str) -> list[float]:
+    def draw(now: Round, name: str) -> list[float]:
         return torch.rand(4, generator=now.generator(name)).tolist()
 
     now = of_model()

@@ -323,7 +323,7 @@ def test_a_negative_budget_is_refused(strategy: Strategy) -> None:
         strategy.select(a_round(), -1)
 
 
-@pytest.mark.parametrize("strategy", [*ONE_PASS, *MANY_PASSES, Uniform()], ids=named)  # k-means: two members are equally near a mean
+@pytest.mark.parametrize("strategy", [*ONE_PASS, *MANY_PASSES, Uniform()], ids=named)  # k-means has ties here
 def test_single_and_double_precision_agree(strategy: Strategy) -> None:
     double = a_round()
     single = a_round(probs=double.probs.float(), mc_probs=double.mc_probs.float(), embeddings=double.embeddings.float())

@@ -1,0 +1,99 @@
+"""What the commands share: run directories named by their content, nearest names for typing errors, one sentence for errors."""
+
+import contextlib
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+GROUPS = ("dataset", "setting", "net", "trainer", "selector", "oracle")
+INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain dicts and lists, Hydra's own part left out."""
+    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    made = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
+    assert isinstance(made, dict)
+    return {str(key): value for key, value in made.items()}
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """Return `<dataset>-<setting>-<selector>-<seed>-<hash8>` of the configuration being composed."""
+    from alenv.rundir import config_hash
+
+    config, choices = resolved(_root_), _root_.hydra.runtime.choices
+    return "-".join(str(part) for part in (choices.dataset, choices.setting, choices.selector, config["seed"], config_hash(config)))
+
+
+def call(job: Callable[[], Any], config_name: str) -> None:
+    """Run a `hydra.main` function; a typing error is answered by the nearest name instead of Hydra's own message."""
+    OmegaConf.register_new_resolver("alenv_run", run_name, replace=True)
+    said = io.StringIO()
+    started = any(word.split("=")[0] in INFORMATION for word in sys.argv[1:])
+    try:
+        with contextlib.nullcontext() if started else contextlib.redirect_stderr(said):
+            job()
+    except SystemExit as stop:
+        text = said.getvalue()
+        hint = (nearest_option(text, config_name) or unusable_directory(text)) if stop.code else None
+        sys.stderr.write(f"alenv: {hint}\n" if hint else text)
+        raise
+    sys.stderr.write(said.getvalue())
+
+
+@contextlib.contextmanager
+def speaking(stream: Any) -> Iterator[None]:
+    """Let standard error through again: the configuration is composed, what follows is for the user."""
+    with contextlib.redirect_stderr(stream):
+        yield
+
+
+def nearest_option(message: str, config_name: str) -> str | None:
+    """Return a sentence with the nearest option or choice if Hydra's `message` is about an unknown one."""
+    from alenv import library
+
+    if "Could not override" in message or "not in struct" in message or "Key '" in message:
+        known = _keys(config_name)
+        for word in sys.argv[1:]:
+            key = word.split("=")[0].lstrip("+~")
+            if "=" in word and key.split("@")[0] not in known and not key.startswith("hydra"):
+                return f"'{key}' is not an option{_near(key, known)}"
+    for word in sys.argv[1:]:
+        key, _, value = word.partition("=")
+        if key in GROUPS and "," not in value and value not in library.names(key) and "Could not find" in message:
+            return f"unknown {key} '{value}'{_near(value, library.names(key))}"
+    return None
+
+
+def unusable_directory(message: str) -> str | None:
+    """Return a sentence if Hydra's `message` is that it could not make the run directory."""
+    found = re.search(r"^\w*Error: \[Errno \d+\] (.*): '(.*)'$", message, re.MULTILINE)
+    return f"the run directory cannot be made ({found[1]}: {found[2]}); choose another with hydra.run.dir=..." if found else None
+
+
+def _keys(config_name: str) -> list[str]:
+    """Return every dotted key a command takes, those of all choices of its groups included."""
+    from importlib import resources
+
+    import yaml
+
+    from alenv import library
+    from alenv.rundir import flat
+
+    text = resources.files("alenv.configs").joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
+    own = {key: value for key, value in yaml.safe_load(text).items() if key not in ("defaults", "hydra")}
+    keys = {*own, *flat(own), *GROUPS}
+    for group in GROUPS:
+        for name in library.names(group):
+            keys |= {f"{group}.{key}" for key in flat(library.config(group, name)) if not key.startswith("_")}
+    return sorted(keys)
+
+
+def _near(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"
