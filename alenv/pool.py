@@ -78,7 +78,7 @@ class Pool:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue."""
-        return {"labels": self.labels, "order": torch.tensor(self.order, dtype=torch.int64)}
+        return {"labels": self.labels.clone(), "order": torch.tensor(self.order, dtype=torch.int64)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""

@@ -1,0 +1,396 @@
+"""The public contract: what every strategy and every selector must keep, run on small problems that need no data."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alenv import library
+from alenv.campaign import Plan
+from alenv.checkpoint import load_state, save_state
+from alenv.env import ActiveLearningEnv
+from alenv.model import TaskModel
+from alenv.pool import Pool
+from alenv.problem import Problem
+from alenv.rewards import NormalizedGain
+from alenv.round import Features, Purchase, Round
+from alenv.selector import Context, Selector, Transition
+from alenv.strategy import NEEDS, ScoreStrategy, Strategy, check_needs, check_positions
+from alenv.streams import Streams
+from alenv.task import Examples, Source, Split, number_ids
+from alenv.trainer import Job, Trainer
+
+CLASSES, DIM, LABELED, DISCARDED = 3, 6, 24, 5
+OFFERS = NEEDS - {"labels", "labeled_inputs", "pool", "last"} | {"aux"}  # what not every model or task has: it must be declared
+
+
+class ContractViolation(AssertionError):  # noqa: N818 - the design's name
+    """A rule is broken; the message names it, what was seen, and the remedy."""
+
+
+def check_strategy(strategy: Strategy, device: torch.device | str = "cpu") -> None:
+    """Return None if `strategy` keeps the contract of `alenv.strategy.Strategy`.
+
+    Checked: declared needs exist and cover what is read; min(budget, U) distinct positions for budgets 1 to beyond U; identical
+    candidates; one seed, one result, whatever the global generators hold; model, pool and shared outputs untouched; scores
+    finite and equivariant to the order of candidates; pointwise scores equal block by block; state saved without pickle.
+
+    Raises:
+        ContractViolation: a rule is broken.
+    """
+    name = type(strategy).__name__
+    for attribute in ("select", "needs", "heads", "state_dict", "load_state_dict"):
+        _require(hasattr(strategy, attribute), f"{name}: interface", f"no '{attribute}'", "derive from alenv.strategy.Strategy")
+    with _named(name, "needs are known"):
+        check_needs(strategy)
+    world = _World(strategy, torch.device(device))
+    size = world.size
+    for budget in (1, 7, size, size + 5):
+        picks = _select(strategy, world.round(), budget, "shape: min(budget, U) distinct positions")
+        again = _select(strategy, world.round(), budget, "one seed, one result")
+        _require(torch.equal(picks, again), f"{name}: one seed, one result", f"two calls with budget {budget} differ", "draw from round.generator(name) only")
+    _check_reads(strategy, world)
+    _check_global_randomness(strategy, world)
+    _check_nothing_changes(strategy, world)
+    _select(strategy, world.round(identical=True), 7, "identical candidates survive")
+    _select(strategy, world.round(keep=1), 3, "a single candidate survives")
+    if isinstance(strategy, ScoreStrategy):
+        _check_scores(strategy, world)
+    _check_state(name, strategy.state_dict())
+
+
+def check_selector(selector: Selector) -> None:
+    """Return None if `selector` keeps the contract of `alenv.selector.Selector`.
+
+    Checked on small campaigns: actions lie in the action space; `begin` forgets the campaign before; one seed, one result,
+    whatever the global generators hold; a selector restored from its saved state in mid-campaign continues identically; `update`
+    returns finite numbers; model and pool untouched; other numbers of strategies and rounds.
+
+    Raises:
+        ContractViolation: a rule is broken.
+    """
+    name = type(selector).__name__
+    for attribute in ("action_kind", "mixing", "requires", "begin", "act", "update", "state_dict", "load_state_dict"):
+        _require(hasattr(selector, attribute), f"{name}: interface", f"no '{attribute}'", "derive from alenv.selector.Selector")
+    fresh = copy.deepcopy(selector)
+    first = _play(selector, strategies=3)
+    _require(_same(first, _play(selector, strategies=3)), f"{name}: begin() forgets", "a second campaign with the same seed went differently", "reset all state in begin()")  # fmt: skip
+    with _shaken():
+        shaken = _play(copy.deepcopy(fresh), strategies=3)
+    _require(_same(first, shaken), f"{name}: global generators are irrelevant", "other global seeds gave other actions", "draw from context.streams only")
+    resumed = _play(copy.deepcopy(fresh), strategies=3, restore_at=2, other=copy.deepcopy(fresh))
+    _require(_same(first, resumed), f"{name}: state_dict is complete", "a selector restored in mid-campaign acted differently", "put everything learned into state_dict()")  # fmt: skip
+    if selector.candidates is None:
+        _play(copy.deepcopy(fresh), strategies=1)
+        _play(copy.deepcopy(fresh), strategies=4)
+
+
+class _World:
+    """A fitted little model, a pool with all kinds of members, and rounds on them."""
+
+    def __init__(self, strategy: Strategy, device: torch.device) -> None:
+        self.strategy, self.device = strategy, device
+        self.streams = Streams(7, device)
+        source = blobs(11)
+        self.inputs = source.train.inputs.to(device)
+        targets = source.train.targets.tolist()
+        self.pool = Pool(len(self.inputs), CLASSES, device)
+        bought = list(range(0, 2 * (LABELED + DISCARDED), 2))
+        labels: list[int | None] = [None if i >= LABELED else targets[p] for i, p in enumerate(bought)]
+        self.pool.reveal(torch.tensor(bought, device=device), labels)
+        labeled = torch.nonzero(self.pool.labeled).flatten()
+        self.trainer = Trainer(device=str(device), epochs=2, min_steps=10)
+        job = Job(_net, self.inputs[labeled], self.pool.labels[labeled], self.streams, 1, heads=tuple(strategy.heads()))
+        self.model = self.trainer.fit(job)
+        self.size = len(self.pool.candidates)
+        draw = self.streams("checks/features")
+        wanted = [need.partition(":")[2] for need in strategy.needs if need.startswith("features:")]
+        self.features = {name: torch.randn(len(self.inputs), 5, generator=draw, device=device) for name in wanted}
+
+    def round(self, *, identical: bool = False, keep: int | None = None, order: Tensor | None = None, index: int = 1) -> Round:
+        candidates = self.pool.candidates[:keep]
+        candidates = candidates if order is None else candidates[order]
+        inputs = self.inputs.clone()
+        if identical:
+            inputs[candidates] = inputs[candidates[0]].clone()
+        last = torch.tensor(self.pool.order[-4:], device=self.device)
+        made = Round.of_model(
+            self.model, inputs, self.pool, self.trainer.outputs, self.streams, index=index,
+            last=Purchase(last, self.pool.labels[last]), features=self.features, candidates=candidates,
+        )  # fmt: skip
+        made._values["heads"] = self.model.head_draws(made.num_draws, self.streams("checks/noise"))  # the same for every index
+        missing = [need.partition(":")[2] for need in self.strategy.needs if need.startswith("aux:")]
+        for name in missing:
+            if name not in made.aux:
+                draw = self.streams(f"checks/aux/{name}")
+                whole = torch.rand(len(self.pool), 1, generator=draw, device=self.device)
+                made.aux[name] = whole[candidates]
+        return made
+
+
+class _Watched(Round):
+    """A round that notes what is read of it."""
+
+    @classmethod
+    def of(cls, round: Round) -> "_Watched":
+        watched = copy.copy(round)
+        watched.__class__ = cls
+        assert isinstance(watched, cls)
+        watched.read, watched.depth, watched._labels = set(), 0, round.labels
+        return watched
+
+    read: set[str]
+    depth: int
+    _labels: Tensor
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "labels":
+            self.read.add("labels")
+        return super().__getattribute__(name)
+
+    def _get(self, name: str) -> Any:
+        if self.depth == 0:
+            self.read.add(name)
+        self.depth += 1
+        try:
+            return super()._get(name)
+        finally:
+            self.depth -= 1
+
+    def features(self, name: str) -> Features:
+        self.read.add(f"features:{name}")
+        return super().features(name)
+
+
+def _check_reads(strategy: Strategy, world: _World) -> None:
+    watched = _Watched.of(world.round())
+    if isinstance(strategy, ScoreStrategy) and strategy.pointwise:
+        strategy.score(watched)  # in one piece: cutting into blocks reads on the strategy's behalf
+    else:
+        _select(strategy, watched, 7, "shape")
+    declared = set(strategy.needs)
+    implied = {"logits", "probs"} if declared & {"logits", "probs"} else set()
+    implied |= {"aux"} if any(need.startswith("aux:") for need in declared) else set()
+    asked = {name for name in watched.read if name in OFFERS or name.startswith("features:")}
+    undeclared = asked - declared - implied
+    _require(not undeclared, f"{type(strategy).__name__}: needs are declared", f"it reads {sorted(undeclared)}", "add them to `needs`")
+
+
+def _check_global_randomness(strategy: Strategy, world: _World) -> None:
+    name, rule = type(strategy).__name__, "global generators are irrelevant"
+    picks = strategy.select(world.round(), 7)
+    with _shaken():
+        state = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+        _require(torch.equal(picks, strategy.select(world.round(), 7)), f"{name}: {rule}", "other global seeds gave other picks", "draw from round.generator(name) only")  # fmt: skip
+        untouched = torch.equal(state[0], torch.random.get_rng_state()) and state[1] == np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+        _require(untouched, f"{name}: {rule}", "it drew from a global generator", "pass generator= to every random function")
+
+
+def _check_nothing_changes(strategy: Strategy, world: _World) -> None:
+    round = world.round()
+    for need in strategy.needs:
+        if ":" not in need and need != "labels":
+            getattr(round, need)  # compute the shared outputs first, so that changes to them show
+    before = _snapshot(world.model, world.pool, round)
+    strategy.select(round, 7)
+    after = _snapshot(world.model, world.pool, round)
+    changed = [key for key, value in before.items() if not _same(value, after.get(key))]
+    _require(not changed, f"{type(strategy).__name__}: scoring changes nothing", f"changed: {changed}", "work on copies, in eval mode, under no_grad")
+
+
+def _check_scores(strategy: ScoreStrategy, world: _World) -> None:
+    name = type(strategy).__name__
+    scores = strategy.scores(world.round())
+    drawn = strategy.scores(world.round(index=2))
+    if _close(scores, drawn):  # else it draws per candidate, and the order decides who gets which draw
+        lot = torch.randperm(world.size, generator=world.streams("checks/order"), device=world.device)
+        moved = strategy.scores(world.round(order=lot))
+        rule = f"{name}: the order of candidates is irrelevant"
+        _require(_close(scores[lot], moved), rule, "permuted candidates got other scores", "score each candidate by its content")
+    if strategy.pointwise:
+        round = world.round()
+        parts = torch.cat([strategy.score(block) for block in round.blocks(*strategy.needs, size=7)])
+        _require(_close(scores, parts), f"{name}: pointwise", "blocks of 7 give other scores than the whole", "set pointwise = False")
+
+
+def _play(
+    selector: Selector, strategies: int, restore_at: int | None = None, other: Selector | None = None
+) -> list[Any]:
+    """Run a small campaign and return everything it did; change over to `other`, restored from saved state, in round `restore_at`."""
+    name = type(selector).__name__
+    env = ActiveLearningEnv(problem=_problem(selector, strategies))
+    observation, _ = env.reset(seed=3)
+    campaign = env.campaign
+    context = Context(
+        strategies=tuple(campaign.strategies), num_classes=CLASSES, pool_size=len(campaign.pool), plan=campaign.plan,
+        streams=campaign.streams, trainer=env.problem.trainer, net=lambda outputs: env.problem.make_net(campaign.task, outputs),
+        simulate=(lambda _: {"accuracy": 0.5}) if selector.oracle else None,
+    )  # fmt: skip
+    selector.begin(context)
+    history: list[Any] = []
+    while not campaign.done:
+        if campaign.index == restore_at and other is not None:
+            saved = _check_state(name, selector.state_dict())
+            selector = other
+            selector.begin(context)
+            selector.load_state_dict(saved)
+        before = _snapshot(campaign.model, campaign.pool, campaign.round)
+        state = torch.random.get_rng_state()
+        action = selector.act(observation, env.ballot)
+        _require(torch.equal(state, torch.random.get_rng_state()), f"{name}: global generators are irrelevant", "act() moved torch's global generator", "draw from context.streams, or inside streams.scoped(...)")  # fmt: skip
+        after = _snapshot(campaign.model, campaign.pool, campaign.round)
+        changed = [key for key, value in before.items() if not _same(value, after.get(key))]
+        _require(not changed, f"{name}: acting changes nothing", f"changed: {changed}", "work on copies of model and outputs")
+        fits = env.action_space.contains(np.asarray(action) if selector.action_kind == "pick" else action)
+        _require(fits, f"{name}: actions lie in the action space", f"{env.action_space} does not hold {action!r}", "return what action_kind says")
+        following, reward, done, _, _ = env.step(action)
+        record = campaign.records[-1]
+        logged = selector.update(Transition(observation, action, env.query, record, reward, following, done))
+        finite = isinstance(logged, Mapping) and all(isinstance(v, int | float) and np.isfinite(v) for v in logged.values())
+        _require(finite, f"{name}: update() returns finite numbers by name", repr(logged), "return {} if there is nothing to log")
+        history += [np.asarray(action).tolist(), list(record.queried), dict(logged)]
+        observation = following
+    return history
+
+
+def _problem(selector: Selector, strategies: int) -> Problem:
+    if selector.candidates is not None:
+        candidates = library.strategies(selector.candidates, selector.requires)
+    else:
+        toys: dict[str, Strategy] = {name: cls() for name, cls in list(TOYS.items())[:strategies]}
+        required = {name: library.build("strategy", name) for name in selector.requires}
+        candidates = toys | required
+    plan = Plan(initial=12, batch=6, rounds=4, action=selector.action_kind, mixing=selector.mixing, votes=max(1.0, selector.votes))
+    return Problem(blobs(5), _split, _net_for, Trainer(device="cpu"), candidates, plan, reward=NormalizedGain())
+
+
+def blobs(seed: int, size: int = 160, test: int = 40) -> Source:
+    """Return a small data set of overlapping Gaussian classes."""
+    draw = Streams(seed)("checks/blobs")
+    centres = 1.5 * torch.randn(CLASSES, DIM, generator=draw)
+    targets = torch.arange(size + test) % CLASSES
+    inputs = centres[targets] + torch.randn(size + test, DIM, generator=draw)
+    ids = number_ids(size + test)
+    train, held = Examples(inputs[:size], targets[:size], ids[:size]), Examples(inputs[size:], targets[size:], ids[size:])
+    return Source("blobs", train, held, tuple("abc"))
+
+
+class _FirstComponent(ScoreStrategy):
+    needs = frozenset({"embeddings"})
+
+    def score(self, round: Round) -> Tensor:
+        return round.embeddings[:, 0]
+
+
+class _Unsure(ScoreStrategy):
+    needs = frozenset({"probs"})
+
+    def score(self, round: Round) -> Tensor:
+        return -round.probs.max(1).values
+
+
+class _ByLot(Strategy):
+    def select(self, round: Round, budget: int) -> Tensor:
+        return torch.randperm(len(round), generator=round.generator("by_lot"))[:budget]
+
+
+class _Disagreement(ScoreStrategy):
+    needs = frozenset({"mc_probs"})
+
+    def score(self, round: Round) -> Tensor:
+        return round.mc_probs.var(0).sum(1)
+
+
+TOYS: dict[str, Callable[[], Strategy]] = {
+    "unsure": _Unsure, "first_component": _FirstComponent, "by_lot": _ByLot, "disagreement": _Disagreement,
+}  # fmt: skip
+
+
+class _Body(nn.Module):
+    """Two layers whose maps serve as stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(DIM, 8), nn.Linear(8, 8)
+
+    def stages(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        a = self.first(x).relu()
+        b = self.second(a).relu()
+        return [a, b], b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)[1]
+
+
+def _net(num_outputs: int = CLASSES) -> TaskModel:
+    return TaskModel(_Body(), 8, num_outputs, dropout=0.3, companion=_net)
+
+
+def _net_for(input_shape: Any, num_outputs: int, mean: Any, std: Any) -> TaskModel:
+    del input_shape, mean, std
+    return TaskModel(nn.Flatten(), DIM, num_outputs, solver="lbfgs", companion=_net)
+
+
+def _split(source: Source, validation: Any, streams: Streams) -> Split:
+    del validation
+    lot = torch.randperm(len(source.train), generator=streams("split"))
+    return Split(lot[30:].sort().values, lot[:30].sort().values, torch.arange(len(source.test or ())))
+
+
+def _select(strategy: Strategy, round: Round, budget: int, rule: str) -> Tensor:
+    with _named(type(strategy).__name__, rule):
+        return check_positions(strategy.select(round, budget), budget, len(round), type(strategy).__name__)
+
+
+def _check_state(name: str, state: Any) -> dict[str, Any]:
+    with _named(name, "state is nested dicts and lists of tensors, numbers and strings"), tempfile.TemporaryDirectory() as folder:
+        json.dumps({"keys": list(state)})
+        save_state(Path(folder) / "state", {"state": state})
+        saved: dict[str, Any] = load_state(Path(folder) / "state")["state"]
+        return saved
+
+
+def _snapshot(model: TaskModel, pool: Pool, round: Round) -> dict[str, Any]:
+    values = {f"model {key}": value.clone() for key, value in model.state_dict().items()}
+    values |= {f"mode {key}": module.training for key, module in model.named_modules()}
+    values |= {"pool labels": pool.labels.clone(), "pool order": list(pool.order), "round candidates": round.candidates.clone()}
+    return values | {f"round {key}": value.clone() for key, value in round._values.items() if isinstance(value, Tensor)}
+
+
+@contextmanager
+def _shaken() -> Iterator[None]:
+    """Other states in all global generators."""
+    with Streams(12345).scoped("checks/shaken"):
+        yield
+
+
+@contextmanager
+def _named(name: str, rule: str) -> Iterator[None]:
+    try:
+        yield
+    except ContractViolation:
+        raise
+    except Exception as error:
+        raise ContractViolation(f"{name}: {rule}: {type(error).__name__}: {error}") from error
+
+
+def _require(holds: bool, rule: str, seen: str, remedy: str) -> None:
+    if not holds:
+        raise ContractViolation(f"{rule}: {seen}; {remedy}")
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return bool(a == b)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5)
