@@ -13,7 +13,7 @@ from alenv.ballot import Ballot
 from alenv.clock import Clock
 from alenv.mixing import Batch, Mixing, mix, sample_mix
 from alenv.model import TaskModel
-from alenv.pool import Pool
+from alenv.pool import HIDDEN, Pool
 from alenv.record import Record
 from alenv.rewards import Reward, Trace
 from alenv.round import Purchase, Round
@@ -150,6 +150,7 @@ class Campaign:
         """Return the question of round 0: the initial set."""
         if self.records:
             raise ValueError("begin() was called on a campaign under way; use choose()")
+        self._require_trained("begin")
         indices = self._initial
         if indices is None:
             lot = torch.randperm(len(self.task), generator=self.streams.on("cpu")("initial"))
@@ -166,6 +167,7 @@ class Campaign:
         """
         if self.done or not self.records:
             raise ValueError("choose() was called on a campaign that is over or has not begun; call begin() first, or start another one")
+        self._require_trained("choose")
         with self.clock("select"):
             batch = self._batch(action)
         indices = self.round.candidates[batch.positions]
@@ -217,8 +219,9 @@ class Campaign:
 
     def advance(self, model: TaskModel) -> Record:
         """Take the trained model, open the next round and return the record of the one that ends."""
-        if self._query is None:
+        if not self._answered:
             raise ValueError("advance() was called without a purchase; call receive() first")
+        assert self._query is not None
         query, old_round = self._query, getattr(self, "round", None)
         labels = self.pool.labels[query.indices]
         with self.clock("evaluate"):
@@ -266,6 +269,15 @@ class Campaign:
             last=last, features=self._features,
         )  # fmt: skip
         self.ballot = Ballot(self.round, self.strategies, self._next_batch(), self.clock)
+
+    @property
+    def _answered(self) -> bool:
+        """Whether the open question has been answered, so that its model is what comes next."""
+        return self._query is not None and bool((self.pool.labels[self._query.indices] != HIDDEN).all())
+
+    def _require_trained(self, who: str) -> None:
+        if self._answered:
+            raise ValueError(f"{who}() was called before the last answers were trained on; call advance() first")
 
     def _next_batch(self) -> int:
         return min(self.plan.batch, len(self.pool) - self.pool.bought)

@@ -38,6 +38,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        name = f"{name}#{len(tensors)}"  # keys may hold slashes themselves: {"a/b": ...} beside {"a": {"b": ...}}
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {TENSOR: name}
     if isinstance(value, dict):

@@ -62,7 +62,7 @@ def nearest_option(message: str, config_name: str) -> str | None:
         for word in sys.argv[1:]:
             key = word.split("=")[0].lstrip("+~")
             if "=" in word and key.split("@")[0] not in known and not key.startswith("hydra"):
-                return f"'{key}' is not an option{_near(key, known)}"
+                return f"'{key}' is not an option{_owners(key) or _near(key, known)}"
     for word in sys.argv[1:]:
         key, _, value = word.partition("=")
         if key in GROUPS and "," not in value and value not in library.names(key) and "Could not find" in message:
@@ -77,7 +77,7 @@ def unusable_directory(message: str) -> str | None:
 
 
 def _keys(config_name: str) -> list[str]:
-    """Return every dotted key a command takes, those of all choices of its groups included."""
+    """Return every dotted key a command takes, those of the chosen (or default) member of each group included."""
     from importlib import resources
 
     import yaml
@@ -86,12 +86,27 @@ def _keys(config_name: str) -> list[str]:
     from alenv.rundir import flat
 
     text = resources.files("alenv.configs").joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
-    own = {key: value for key, value in yaml.safe_load(text).items() if key not in ("defaults", "hydra")}
+    content = yaml.safe_load(text)
+    own = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
+    chosen = {group: name for item in content["defaults"] if isinstance(item, dict) for group, name in item.items()}
+    chosen |= dict(word.split("=", 1) for word in sys.argv[1:] if word.split("=")[0] in GROUPS and "=" in word)
     keys = {*own, *flat(own), *GROUPS}
     for group in GROUPS:
-        for name in library.names(group):
+        names = [name for name in str(chosen.get(group)).split(",") if name in library.names(group)] or library.names(group)
+        for name in names:
             keys |= {f"{group}.{key}" for key in flat(library.config(group, name)) if not key.startswith("_")}
     return sorted(keys)
+
+
+def _owners(key: str) -> str:
+    """Return which choices of a group have the option `key`, as the rest of a sentence; empty if none has."""
+    from alenv import library
+    from alenv.rundir import flat
+
+    group, _, option = key.partition(".")
+    known = library.names(group) if group in GROUPS and option else []
+    names = [name for name in known if option in flat(library.config(group, name))]
+    return f" here; it belongs to {' and '.join(f'{group}={name}' for name in names)}" if names else ""
 
 
 def _near(word: str, known: list[str]) -> str:

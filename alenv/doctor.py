@@ -1,7 +1,6 @@
 """`python -m alenv.doctor`: what is installed, what is missing, and the command that mends it."""
 
 import importlib
-import importlib.util
 import platform
 import sys
 from collections.abc import Callable
@@ -10,10 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 REQUIRED = (
-    "torch", "torchvision", "gymnasium", "stable-baselines3", "hydra-core", "numpy", "tensorboard", "transformers", "scikit-learn",
-    "scipy", "safetensors", "pandas", "rich", "pillow", "jaxtyping",
+    "torch", "torchvision", "gymnasium", "stable-baselines3", "hydra-core", "omegaconf", "numpy", "tensorboard", "transformers",
+    "scikit-learn", "scipy", "safetensors", "pandas", "rich", "pillow", "pyyaml", "jaxtyping",
 )  # fmt: skip
-EXTRAS = {"test": ("pytest", "hypothesis", "ruff", "mypy"), "dev": ("matplotlib",)}
+EXTRAS = {
+    "test": (
+        "beartype", "build", "hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "pandas-stubs", "pytest", "ruff",
+        "setuptools", "torchmetrics", "types-pyyaml",
+    ),
+    "dev": ("matplotlib",),
+}  # fmt: skip
 PYTHONS = ((3, 11), (3, 14))
 
 
@@ -62,13 +67,13 @@ def _packages() -> list[Finding]:
 
 
 def _torch() -> list[Finding]:
-    if importlib.util.find_spec("torch") is None:
-        return []
-    import torch
+    try:
+        import torch
 
-    from alenv.trainer import has_native_bfloat16, pick_device
-    from alenv.vision import torchvision_datasets
-
+        from alenv.trainer import has_native_bfloat16, pick_device
+        from alenv.vision import torchvision_datasets
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch is missing
+        return [Finding(False, "device", f"torch does not import: {error}", "install what is missing above, then run this again")]
     device = pick_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     precision = "bfloat16 for convolutions" if has_native_bfloat16(device) else "float32"

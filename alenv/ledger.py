@@ -36,7 +36,7 @@ class Ledger:
         unknown = [row["id"] for row in rows if row["id"] not in self._position]
         if unknown:
             raise ValueError(f"{path}: ids {unknown[:3]} are not in the pool; the data have changed since they were bought")
-        if rows:
+        if path.exists():
             rewrite_lines(path, rows)  # a line cut off by a kill must not swallow the next one
         self._rows: dict[int, list[dict[str, Any]]] = {}
         for row in rows:

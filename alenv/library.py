@@ -67,13 +67,16 @@ def strategies(spec: Any, required: Iterable[str] = ()) -> dict[str, Any]:
     """Return strategies by name.
 
     Args:
-        spec: the name of a candidate set ("autoal7", "all"), or a list whose items are names, mappings with `name` and parameters,
-            or "module:Class".
+        spec: the name of a candidate set ("autoal7", "all"); a list whose items are names, mappings with `name` and parameters,
+            or "module:Class"; or a mapping from names of your own to such items or to strategies.
         required: names appended if they are missing.
     """
+    if isinstance(spec, Mapping) and spec and not {"name", "_target_"} & spec.keys():
+        named = {**spec, **{name: name for name in required if name not in spec}}
+        return {label: build("strategy", item) for label, item in named.items()}
     if isinstance(spec, Mapping):
-        return dict(spec)
-    if isinstance(spec, str):
+        listed = [spec] if spec else []
+    elif isinstance(spec, str):
         if spec != EVERYTHING and ":" not in spec:
             _check(spec, [*names("candidates"), EVERYTHING], "candidates")
         listed = names("strategy") if spec == EVERYTHING else [spec] if ":" in spec else config("candidates", spec)["strategies"]

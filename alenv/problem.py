@@ -79,7 +79,7 @@ class Problem:
         """
         task = self.task(seed)
         streams = Streams(seed)
-        self._check(task)
+        self._check(task, streams)
         begin = getattr(self.oracle, "begin", None)  # anything with label() will do
         if begin is not None:
             begin(task, streams, directory)
@@ -92,10 +92,11 @@ class Problem:
         """Return the reward that can be computed on `task`, and a sentence if it is not the one asked for."""
         return fallback(self.reward, len(task.validation) > 0, self.plan.mixing == "slots" and self.plan.action != "sample_mix")
 
-    def _check(self, task: Task) -> None:
+    def _check(self, task: Task, streams: Streams) -> None:
         if self.plan.stop_accuracy is not None and len(task.validation) == 0:
             raise ValueError("stop.accuracy needs a validation split; set validation=, or drop stop.accuracy")
-        model = self.make_net(task)
+        with streams.scoped("init"):  # making weights draws from the global generators
+            model = self.make_net(task)
         offered = {f"aux:{head.name}" for strategy in self.strategies.values() for head in strategy.heads()}
         for name, strategy in self.strategies.items():
             check_needs(strategy)

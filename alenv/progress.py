@@ -54,7 +54,7 @@ class ProgressTable(Callback):
             self._show(campaign)
             return
         cells = [f"{heading} {cell}" for heading, cell in zip(HEADINGS, row(record), strict=True) if cell]
-        self.console.print("  ".join([*cells, self._left(campaign)]), soft_wrap=True, highlight=False)
+        self.console.print("  ".join(text for text in [*cells, self._left(campaign)] if text), soft_wrap=True, highlight=False)
 
     def end(self, run: "Run") -> None:
         """Nothing: the caller prints the result."""

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,7 @@ class RunDirectory:
         self.path = Path(path).absolute()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "lock.probe", "")
-            (self.path / "lock.probe").unlink()
+            tempfile.TemporaryFile(dir=self.path).close()  # a name of its own: other processes may look at the same moment
         except OSError as error:
             raise ValueError(f"run directory {self.path} cannot be written ({error.strerror}); choose another with hydra.run.dir=...") from error
         self.config = {key: value for key, value in config.items() if key not in PASSING}
@@ -74,11 +74,8 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Hold the folder: a second run in it is refused. A lock left by a killed process is taken over."""
         lock = self.path / "lock"
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+        handle = self._hold(lock)
         try:
-            if not _try_lock(handle):
-                owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-                raise ValueError(f"{self.path} is in use by {owner}; wait for it, or choose another directory with hydra.run.dir=...")
             os.ftruncate(handle, 0)
             os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             try:
@@ -87,6 +84,17 @@ class RunDirectory:
                 lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
+
+    def _hold(self, lock: Path) -> int:
+        while True:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+            if not _try_lock(handle):
+                owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+                os.close(handle)
+                raise ValueError(f"{self.path} is in use by {owner}; wait for it, or choose another directory with hydra.run.dir=...")
+            if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
+            os.close(handle)  # its owner removed the file between our opening and locking it: what we hold is nobody's lock
 
     def _compare(self, before: Mapping[str, Any]) -> None:
         old, new = flat(before), flat(json.loads(json.dumps(self.config, default=str)))

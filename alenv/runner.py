@@ -38,10 +38,10 @@ class Callback:
         """The campaign stands after round `len(campaign.records) - 1`; `note` says what the user should know."""
 
     def round(self, record: Record, campaign: Campaign) -> None:
-        """A round is finished and on disk."""
+        """A round is finished and on disk. A continued run tells its last one again: a kill may have come before it was told."""
 
     def end(self, run: "Run") -> None:
-        """The run is finished."""
+        """The run is finished; `summary.json` is written when everybody has heard."""
 
     def close(self) -> None:
         """The run stops here, finished or not."""
@@ -144,6 +144,8 @@ class Runner:
             run = self._close(spent + time.perf_counter() - start)
             for callback in self.callbacks:
                 callback.end(run)
+            if self.directory is not None:
+                write_atomically(self.directory.summary, json.dumps(run.summary, indent=2, allow_nan=False) + "\n")
             return run
         finally:
             for callback in self.callbacks:
@@ -152,7 +154,6 @@ class Runner:
     def _start(self) -> tuple[Any, float]:
         """Reset, or resume from the checkpoint; return the observation and the seconds spent before."""
         state = self._saved()
-        campaign_state = state["campaign"] if state else None
         if self.directory is not None:
             self._put_ledger()
         if state is None:
@@ -166,9 +167,12 @@ class Runner:
         note = self.problem.reward_for(campaign.task)[1]
         for callback in self.callbacks:
             callback.begin(campaign, self.directory.path if self.directory else None, self.config, note)
-        if campaign_state is None:
+        if state is None:
             self._finish(campaign.records[-1], {})
-        return observation, sum(sum(v for k, v in r.seconds.items() if "/" not in k) for r in campaign.records[:-1])
+            return observation, 0.0
+        for callback in self.callbacks:
+            callback.round(campaign.records[-1], campaign)
+        return observation, sum(sum(v for k, v in r.seconds.items() if "/" not in k) for r in campaign.records)
 
     def _round(self, observation: Any) -> Any:
         campaign = self.env.campaign
@@ -232,7 +236,6 @@ class Runner:
         summary = self._summary(campaign, seconds)
         if self.directory is not None:
             write_atomically(self.directory.model, save({k: v.cpu().contiguous() for k, v in campaign.model.state_dict().items()}))
-            write_atomically(self.directory.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         return Run(tuple(campaign.records), summary, campaign.model, self.config, self.directory.path if self.directory else None)
 
     def _summary(self, campaign: Campaign, seconds: float) -> dict[str, Any]:
@@ -261,7 +264,7 @@ class Runner:
     def _finished(self) -> Run | None:
         """Return the run that this directory already holds, if it is finished."""
         assert self.directory is not None
-        return load_run(self.directory.path) if self.directory.summary.exists() else None
+        return _load(self.directory.path, self.problem) if self.directory.summary.exists() else None
 
 
 def load_run(path: str | Path) -> Run:
@@ -273,15 +276,21 @@ def load_run(path: str | Path) -> Run:
     path = Path(path).absolute()
     if not (path / "summary.json").exists():
         raise ValueError(f"{path} holds no finished run (no summary.json); run it to the end first, the same command continues it")
-    config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}
+    return _load(path, Runner.of(_config(path)).problem)
+
+
+def _load(path: Path, problem: Problem) -> Run:
     records = tuple(Record.from_json(line) for line in read_lines(path / "rounds.jsonl"))
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    problem = Runner.of(config).problem
     task = problem.task(summary["seed"])
     model = problem.make_net(task).to(problem.trainer.device)
     weights = load_file(path / "model.safetensors", device=str(problem.trainer.device))
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("aux.")})
-    return Run(records, summary, model.eval().requires_grad_(False), config, path)
+    return Run(records, summary, model.eval().requires_grad_(False), _config(path), path)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}
 
 
 def versions() -> dict[str, str]:

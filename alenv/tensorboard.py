@@ -30,12 +30,13 @@ class TensorBoard(Callback):
     """
 
     def begin(self, campaign: Campaign, directory: Path | None, config: Mapping[str, Any], note: str) -> None:
-        """Open the file; a continued run purges what a killed process wrote beyond its checkpoint."""
+        """Open the file; a continued run purges what a killed process wrote from its checkpoint's last round on."""
         assert directory is not None, "TensorBoard needs a run directory"
         self._config = config
-        finished = any(directory.glob("events.out.tfevents.*"))
-        self._writer = SummaryWriter(str(directory), purge_step=campaign.pool.bought + 1 if finished else None)
-        if not finished:
+        started, first = any(directory.glob("events.out.tfevents.*")), len(campaign.records) == 1
+        step = 0 if first else campaign.records[-1].bought  # the last round is told again, see `Callback.round`
+        self._writer = SummaryWriter(str(directory), purge_step=step if started else None)
+        if first:
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             self._writer.add_text("config", "    " + text.replace("\n", "\n    "), 0)
 

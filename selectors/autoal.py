@@ -8,7 +8,8 @@ Equations are the paper's, in this form where its print is ambiguous or does not
 
 - W = softmax over candidates of SearchNet's output; s_j = sum_k W_kj S_k(x_j) (score first, threshold after: the paper's figure 1);
 - S_bar = sigmoid(slope (s - v) / std(s)), v the upper quantile of s, both detached; slope is finite (10);
-- FitNet's losses are standardised within the batch before they weigh S_bar (a baseline and a scale: the optimum is the same);
+- FitNet's losses are centred within the batch before they weigh S_bar (a baseline), in units of their deviation over H2 before the
+  rotation: as FitNet learns the samples that are selected, the search comes to rest;
 - the count regulariser is quadratic in the relative soft count, since the printed one (eq. 9) has no slope far from its optimum;
 - FitNet starts afresh every round, so that the half it is judged on is unseen; SearchNet is kept. Both halves are redrawn.
 """
@@ -51,7 +52,7 @@ class AutoAL(Selector):
 
     def __init__(
         self, votes: float = 2.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.05,
-        slope: float = 10.0, regularizer: float = 1.0, scorer: Scorer = "fit_net",
+        slope: float = 10.0, regularizer: float = 0.1, scorer: Scorer = "fit_net",
     ) -> None:  # fmt: skip
         if scorer not in ("fit_net", "task_model"):
             raise ValueError(f"autoal: expected scorer=fit_net or scorer=task_model, got '{scorer}'")
@@ -148,13 +149,16 @@ class AutoAL(Selector):
         """Train in turns: FitNet on batch n + 1 (eq. 7), SearchNet on batch n (eq. 8), then whatever predicts losses."""
         fit = torch.optim.Adam(fit_net.parameters(), lr=self.fit_lr)
         search = torch.optim.SGD(self.search_net.parameters(), lr=self.search_lr, momentum=0.9)
+        with torch.no_grad():
+            start = torch.cat([self._losses(fit_net, batch.inputs, batch.targets) for batch in batches])
+        scale = start.std(unbiased=False).clamp(min=1e-6)
         logs: dict[str, list[Tensor]] = {"loss": [], "loss/fit": []}
         order = visits(len(batches), self.steps, round.generator("autoal/visits"))
         for step, (here, following) in enumerate(order):
             if step % 3 == 0:
                 logs["loss/fit"].append(self._step_fit(fit_net, batches[following], fit))
             elif step % 3 == 1:
-                logs["loss"].append(self._step_search(fit_net, batches[here], search))
+                logs["loss"].append(self._step_search(fit_net, batches[here], search, scale))
         self._logs = {name: float(torch.stack(values).mean()) for name, values in logs.items() if values}
 
     def _step_fit(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
@@ -167,12 +171,12 @@ class AutoAL(Selector):
         optimizer.step()
         return loss.detach()
 
-    def _step_search(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
+    def _step_search(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer, scale: Tensor) -> Tensor:
         fit_net.eval()
         with torch.no_grad():
             losses = self._losses(fit_net, batch.inputs, batch.targets)
         self.search_net.train()
-        loss = search_loss(self._selected(batch), losses, batch.marks, self.regularizer)
+        loss = search_loss(self._selected(batch), losses, batch.marks, self.regularizer, scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -233,10 +237,14 @@ def combined_scores(weights: Float[Tensor, "B K"], votes: Bool[Tensor, "B K"]) -
 
 
 def soft_selection(scores: Float[Tensor, " B"], share: float, slope: float) -> Float[Tensor, " B"]:
-    """Return S_bar: how far each sample is among the upper `share` of scores, in (0, 1); scale-free, v and std are detached."""
+    """Return S_bar: how far each sample is among the upper `share` of scores, in (0, 1); scale-free, v and std are detached.
+
+    Scores that are equal but for rounding select nobody in particular: 1/2 each, without a gradient.
+    """
     fixed = scores.detach()
-    spread = fixed.std(unbiased=False).clamp(min=torch.finfo(scores.dtype).tiny)
-    return torch.sigmoid(slope * (scores - ops.upper_quantile(fixed, share)) / spread)
+    spread = fixed.std(unbiased=False)
+    steepness = torch.where(spread > 1e-4 * fixed.abs().max(), slope / spread, 0.0)
+    return torch.sigmoid(steepness * (scores - ops.upper_quantile(fixed, share)))
 
 
 def count_penalty(selected: Float[Tensor, " B"], target: float) -> Float[Tensor, ""]:
@@ -245,12 +253,11 @@ def count_penalty(selected: Float[Tensor, " B"], target: float) -> Float[Tensor,
 
 
 def search_loss(
-    selected: Float[Tensor, " B"], losses: Float[Tensor, " B"], target: float, regularizer: float
+    selected: Float[Tensor, " B"], losses: Float[Tensor, " B"], target: float, regularizer: float, scale: float | Tensor = 1.0
 ) -> Float[Tensor, ""]:
-    """Return eq. 8, to be minimised: selecting samples of high (standardised, detached) FitNet loss lowers it."""
+    """Return eq. 8, to be minimised: selecting samples whose FitNet loss (centred, over `scale`, detached) is high lowers it."""
     fixed = losses.detach()
-    standard = (fixed - fixed.mean()) / fixed.std(unbiased=False).clamp(min=1e-6)
-    return -(selected * standard).mean() + regularizer * count_penalty(selected, target)
+    return -(selected * (fixed - fixed.mean()) / scale).mean() + regularizer * count_penalty(selected, target)
 
 
 def fit_loss(selected: Float[Tensor, " B"], losses: Float[Tensor, " B"]) -> Float[Tensor, ""]:

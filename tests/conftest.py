@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tensors here are tiny: threads cost more than they give
+
 
 @pytest.fixture(autouse=True)
 def _global_randomness_is_left_alone() -> Iterator[None]:

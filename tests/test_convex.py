@@ -59,6 +59,28 @@ def test_five_problems_at_once_equal_one_by_one():
     torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-4)
 
 
+def test_a_problem_that_is_done_rests_while_its_neighbours_go_on():
+    features, targets, weights = problem(problems=2)
+    features[1] *= 20
+    loose = {"prior_precision": 0.01, "tolerance": 1e-2}
+    together = fit_softmax(features, encoded(targets), weights, **loose)[0]
+    alone = fit_softmax(features[:1], encoded(targets[:1]), weights[:1], **loose)[0]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
+
+
+def test_steps_that_overshoot_are_shortened():
+    generator = torch.Generator().manual_seed(4)  # among few seeds where L-BFGS without backtracking does not arrive
+    features = torch.randn(1, 60, 5, generator=generator, dtype=torch.float64) * torch.tensor([1, 1, 5, 1, 0.1]).double()
+    truth = torch.randn(1, 5, 3, generator=generator, dtype=torch.float64)
+    targets = (features @ truth + 2 * torch.randn(1, 60, 3, generator=generator, dtype=torch.float64)).argmax(2)
+    features[0, :3] *= 30
+    weights = torch.ones(1, 60, dtype=torch.float64)
+    theta = fit_softmax(features, encoded(targets), weights, prior_precision=1e-4, tolerance=1e-6, max_iterations=300)
+    padded = torch.nn.functional.pad(features, (0, 1), value=1.0)
+    gradient = ((padded @ theta.mT).softmax(2) - encoded(targets)).mT @ padded + 1e-4 * theta
+    assert gradient.abs().max() <= 1e-6 * 60
+
+
 def test_rows_of_weight_zero_only_pad():
     features, targets, weights = problem(problems=2)
     long = torch.cat([features, torch.full((2, 30, 4), 7.0, dtype=torch.float64)], 1)

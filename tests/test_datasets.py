@@ -116,11 +116,11 @@ def test_a_damaged_compressed_file_says_so(tmp_path):
     data = bytearray(gzip.compress(idx_bytes(random_bytes(30, 4, 2))))
     data[30] ^= 0xFF
     (tmp_path / "some-idx.gz").write_bytes(bytes(data))
-    with pytest.raises(ValueError, match="cannot be read .*damaged or cut short: get it again"):
+    with pytest.raises(ValueError, match=r"cannot be read .*damaged or cut short: get it again"):
         read_idx(tmp_path / "some-idx")
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\0", b"<html>not here</html>", idx_bytes(torch.zeros(3, dtype=torch.uint8), magic=0x0D)])
+@pytest.mark.parametrize("data", [b"", b"\0\0", b"<html>not here</html>", idx_bytes(random_bytes(3), magic=0x0D)])
 def test_a_file_of_another_kind_says_how_it_starts(data, tmp_path):
     (tmp_path / "some-idx").write_bytes(data)
     with pytest.raises(ValueError, match=f"not an IDX file of unsigned bytes .it starts with {data[:4].hex() or 'nothing'}"):
@@ -161,7 +161,8 @@ def test_fashion_mnist_is_read_from_plain_and_compressed_files_and_torchvisions_
 
 
 def test_absent_fashion_mnist_says_where_to_get_it(tmp_path):
-    with pytest.raises(ValueError, match=r"no Fashion-MNIST files in .*nowhere.*dataset\.root.*apt install dataset-fashion-mnist.*download=true"):
+    remedies = r"dataset\.root.*apt install dataset-fashion-mnist.*dataset\.download=true"
+    with pytest.raises(ValueError, match=rf"no Fashion-MNIST files in .*nowhere.*{remedies}"):
         fashion_mnist(str(tmp_path / "nowhere"))
 
 
@@ -230,7 +231,7 @@ def source(train=None, test=None, classes=("a", "b", "c")):
 def test_values_that_are_not_finite_name_the_ids(value, part):
     bad = examples()
     bad.inputs[[4, 7], [0, 1]] = value
-    with pytest.raises(ValueError, match=rf"toy {part}: NaN or infinite values in 2 inputs \(ids id-04, id-07\); mend or drop them"):
+    with pytest.raises(ValueError, match=rf"toy {part}: NaN or infinite values in 2 inputs \(ids id-04, id-07\); mend"):
         source(**{part: bad})
 
 
@@ -254,7 +255,8 @@ def test_repeated_ids_are_refused(part):
 def test_targets_out_of_range_are_refused(target, part):
     bad = examples()
     bad.targets[5] = target
-    with pytest.raises(ValueError, match=rf"toy {part}: expected targets in 0\.\.2 \(or -1 for unknown\), got {min(target, 0)}\.\.{max(target, 2)}"):
+    got = rf"got {min(target, 0)}\.\.{max(target, 2)}"
+    with pytest.raises(ValueError, match=rf"toy {part}: expected targets in 0\.\.2 \(or -1 for unknown\), {got}"):
         source(**{part: bad})
 
 

@@ -99,7 +99,7 @@ def test_a_simulated_oracle_tells_the_truth_in_the_order_asked() -> None:
 
 
 def test_labels_nobody_knows_cannot_be_simulated() -> None:
-    with pytest.raises(ValueError, match="2 of 6 pool examples have no label.*use oracle=file"):
+    with pytest.raises(ValueError, match=r"2 of 6 pool examples have no label.*use oracle=file"):
         ready(SimulatedOracle(), a_task(unknown=2))
 
 
@@ -147,7 +147,7 @@ ASKED = torch.tensor([3, 0, 4])
 def asked(folder: Path, task: Task | None = None) -> tuple[Oracle, Path]:
     """An oracle whose question is on disk."""
     oracle = ready(FileOracle(), task, directory=folder)
-    with pytest.raises(AwaitingLabels, match="3 labels wanted: fill in the label column of .*query.csv"):
+    with pytest.raises(AwaitingLabels, match=r"3 labels wanted: fill in the label column of .*query\.csv"):
         oracle.label(ASKED)
     return oracle, folder / "query.csv"
 
@@ -265,13 +265,17 @@ def test_a_file_that_does_not_fit_the_question_is_refused_and_kept(tmp_path: Pat
 
 
 def test_ids_with_commas_quotes_and_accents_survive_the_file(tmp_path: Path) -> None:
-    ids = ("plain", "x", "y", 'say "hi", twice', "a,b", "é\nè")
     oracle, path = asked(tmp_path, a_task(ids=("a,b", "x", "y", 'say "hi", twice', "é/ü.png", "z")))
     text = path.read_text(encoding="utf-8")
     assert text == 'id,label\n"say ""hi"", twice",\n"a,b",\né/ü.png,\n'
     path.write_text(text.replace(",\n", ",dog\n"), encoding="utf-8")
     assert oracle.label(ASKED) == [1, 1, 1]
-    del ids
+
+
+def test_ids_with_line_breaks_survive_the_file(tmp_path: Path) -> None:
+    oracle, path = asked(tmp_path, a_task(ids=("two\nlines", "x", "y", "a\rb", "c\r\nd", "z")))
+    path.write_bytes(path.read_bytes().replace(b'",', b'",horse'))
+    assert oracle.label(ASKED) == [2, 2, 2]
 
 
 def test_after_the_answers_are_safe_the_next_question_is_asked(tmp_path: Path) -> None:

@@ -1,0 +1,429 @@
+"""AutoAL against the behavioural checks of a correct implementation: gradients, stop-gradients, search, negative control."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alenv import library, ops
+from alenv.campaign import Plan
+from alenv.checks import blobs
+from alenv.env import ActiveLearningEnv
+from alenv.nets.mlp import mlp
+from alenv.nets.small_cnn import small_cnn
+from alenv.problem import Problem
+from alenv.runner import Runner
+from alenv.selector import Context
+from alenv.selectors.autoal import (
+    AutoAL,
+    combined_scores,
+    count_penalty,
+    cut,
+    fit_loss,
+    search_loss,
+    soft_selection,
+    split_halves,
+    visits,
+)
+from alenv.settings.standard import standard
+from alenv.streams import Streams
+from alenv.trainer import Trainer
+
+B, K, SHARE = 256, 5, 0.1
+MARKS = math.ceil(B * SHARE)
+DEFAULT = AutoAL()
+
+
+def planted(seed, informative=0, lowest=False):
+    """Inputs, losses and votes: one candidate marks the highest (or lowest) losses, the others mark at random."""
+    generator = Streams(seed)("planted")
+    inputs, losses = torch.randn(B, 8, generator=generator), 2 * torch.rand(B, generator=generator).exp()
+    votes = torch.zeros(B, K, dtype=torch.bool)
+    for k in range(K):
+        votes[torch.randperm(B, generator=generator)[:MARKS], k] = True
+    order = losses.argsort(descending=not lowest)
+    votes[:, informative] = False
+    votes[order[:MARKS], informative] = True
+    return inputs, losses, votes
+
+
+def searched(seed, inputs, losses, votes, steps=150):
+    """Mean weights, and the share of the true top losses among the top scores, after training a small SearchNet."""
+    with Streams(seed).scoped("search_net"):
+        net = mlp((8,), K, width=64, depth=1, dropout=0.0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=DEFAULT.search_lr, momentum=0.9)
+    for _ in range(steps):
+        selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, DEFAULT.slope)
+        loss = search_loss(selected, losses, MARKS, DEFAULT.regularizer, losses.std())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        weights = net(inputs).softmax(1)
+    top = combined_scores(weights, votes).argsort(descending=True)[:MARKS]
+    true = losses.argsort(descending=True)[:MARKS]
+    return weights.mean(0), len(set(top.tolist()) & set(true.tolist())) / MARKS
+
+
+# check 1
+
+
+def test_the_search_gradient_is_real_and_zero_exactly_where_nothing_is_marked():
+    inputs, losses, votes = planted(0)
+    weights = torch.rand(B, K, generator=Streams(0)("w")).requires_grad_()
+    selected = soft_selection(combined_scores(weights, votes), MARKS / B, 10.0)
+    search_loss(selected, losses, MARKS, 0.0).backward()
+    assert weights.grad is not None
+    assert weights.grad.norm() > 0
+    assert (weights.grad[~votes] == 0).all()
+
+
+def test_the_search_gradient_agrees_with_finite_differences_while_the_threshold_is_held():
+    _, losses, votes = planted(1)
+    losses = losses.double()
+    weights = torch.rand(B, K, generator=Streams(1)("w"), dtype=torch.float64)
+    scores = combined_scores(weights, votes)
+    threshold, spread = ops.upper_quantile(scores, MARKS / B), scores.std(unbiased=False)
+
+    def value(w):
+        selected = torch.sigmoid(10 * (combined_scores(w, votes) - threshold) / spread)
+        return search_loss(selected, losses, MARKS, 0.3)
+
+    free = weights.clone().requires_grad_()
+    search_loss(soft_selection(combined_scores(free, votes), MARKS / B, 10.0), losses, MARKS, 0.3).backward()
+    marked = votes.nonzero()
+    for row, column in marked[:: len(marked) // 10].tolist():
+        step = torch.zeros_like(weights)
+        step[row, column] = 1e-6
+        numeric = (value(weights + step) - value(weights - step)) / 2e-6
+        assert float(free.grad[row, column]) == pytest.approx(float(numeric), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("net", [mlp((8,), K, dropout=0.0), small_cnn((1, 8, 8), K, dropout=0.0)], ids=["mlp", "small_cnn"])
+def test_the_search_gradient_reaches_the_first_stage_of_search_net(net):
+    _, losses, votes = planted(2)
+    inputs = torch.randn(B, 8, generator=Streams(2)("x")) if net.body.__class__.__name__ == "_Layers" else torch.randn(
+        B, 1, 8, 8, generator=Streams(2)("x")
+    )
+    selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, 10.0)
+    search_loss(selected, losses, MARKS, 0.0).backward()
+    assert next(net.body.parameters()).grad.norm() > 0
+
+
+# check 2
+
+
+def test_search_loss_stops_at_fit_net_and_fit_loss_stops_at_search_net():
+    inputs, _, votes = planted(3)
+    with Streams(3).scoped("nets"):
+        search_net, fit_net = mlp((8,), K), mlp((8,), 3)
+    targets = torch.arange(B) % 3
+    selected = soft_selection(combined_scores(search_net(inputs).softmax(1), votes), MARKS / B, 10.0)
+    losses = F.cross_entropy(fit_net(inputs), targets, reduction="none")
+    search_loss(selected, losses, MARKS, 1.0).backward(retain_graph=True)
+    assert all(p.grad is None for p in fit_net.parameters())
+    assert any(p.grad is not None and p.grad.norm() > 0 for p in search_net.parameters())
+    search_net.zero_grad()
+    fit_loss(selected, losses).backward()
+    assert all(p.grad is None for p in search_net.parameters())
+    assert any(p.grad.norm() > 0 for p in fit_net.parameters())
+
+
+def test_threshold_and_spread_carry_no_gradient():
+    scores = torch.rand(40, generator=Streams(0)("s"), dtype=torch.float64).requires_grad_()
+    soft_selection(scores, 0.1, 10.0)[7].backward()
+    others = torch.ones(40, dtype=torch.bool)
+    others[7] = False
+    assert (scores.grad[others] == 0).all()
+
+
+# checks 3 and 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_informative_candidate_wins_and_uninformed_search_finds_nothing(seed):
+    inputs, losses, votes = planted(seed)
+    weights, precision = searched(seed, inputs, losses, votes)
+    assert weights[0] > 0.6
+    assert (weights[1:] < 0.2).all()
+    assert precision >= 0.9
+    lot = torch.randperm(B, generator=Streams(seed)("shuffle"))
+    control, _ = searched(seed, inputs, losses[lot], votes)
+    assert (control <= 0.6).all()
+    assert weights[0] - control[0] >= 0.3
+
+
+def test_over_seeds_uninformed_search_stays_near_equal_weights():
+    means = []
+    for seed in range(5):
+        inputs, losses, votes = planted(seed)
+        lot = torch.randperm(B, generator=Streams(seed)("shuffle"))
+        means.append(searched(seed, inputs, losses[lot], votes)[0])
+    mean = torch.stack(means).mean(0)
+    assert (mean >= 0.1).all()
+    assert (mean <= 0.35).all()
+    found = torch.stack([searched(seed, *planted(seed))[0] for seed in range(5)]).mean(0)
+    assert found[0] - mean[0] >= 0.4
+
+
+def test_which_column_is_informative_does_not_matter():
+    inputs, losses, votes = planted(0, informative=3)
+    weights, _ = searched(0, inputs, losses, votes)
+    assert weights.argmax() == 3
+    assert weights[3] > 0.6
+
+
+def test_a_candidate_that_marks_the_lowest_losses_ends_lowest():
+    inputs, losses, votes = planted(0, lowest=True)
+    weights, _ = searched(0, inputs, losses, votes)
+    assert weights.argmin() == 0
+
+
+# check 5
+
+
+def test_permuting_a_batch_permutes_everything_alike():
+    inputs, losses, votes = planted(4)
+    with Streams(4).scoped("net"):
+        net = mlp((8,), K).eval()
+    lot = torch.randperm(B, generator=Streams(4)("lot"))
+
+    def everything(rows):
+        weights = net(inputs[rows]).softmax(1)
+        scores = combined_scores(weights, votes[rows])
+        return weights, scores, soft_selection(scores, SHARE, 10.0), losses[rows]
+
+    with torch.no_grad():
+        for straight, permuted in zip(everything(torch.arange(B)), everything(lot), strict=True):
+            assert torch.allclose(straight[lot], permuted, atol=1e-5)
+
+
+def test_marks_belong_to_the_rows_they_were_computed_for():
+    """Each candidate's marks, mapped back by row, are what it selects among the same rows in another order."""
+    env, selector = started()
+    _, batches = selector._rehearse(env.ballot)
+    for batch in batches:
+        assert torch.equal(batch.inputs, env.ballot.round.labeled_inputs[batch.rows])
+        assert torch.equal(batch.targets, env.ballot.round.labels[batch.rows])
+        assert (batch.votes.sum(0) == batch.marks).all()
+
+
+# check 6
+
+
+def test_the_count_penalty_is_zero_at_its_target_symmetric_and_growing():
+    def penalty(count):
+        return float(count_penalty(torch.full((100,), count / 100), 20.0))
+
+    assert penalty(20) == pytest.approx(0, abs=1e-9)
+    assert penalty(15) == pytest.approx(penalty(25), rel=1e-4)
+    assert penalty(30) > penalty(25) > penalty(21)
+
+
+@pytest.mark.parametrize("start", [0.2, 1.0, 5.0, 7.0])
+def test_the_count_penalty_alone_brings_free_scores_to_the_target(start):
+    target = 25.6
+    share = min(0.95, start * target / B)
+    logits = torch.full((B,), math.log(share / (1 - share))).requires_grad_()
+    optimizer = torch.optim.SGD([logits], lr=20.0, momentum=0.0)
+    for _ in range(400):
+        loss = count_penalty(torch.sigmoid(logits), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(torch.sigmoid(logits).sum().detach()) == pytest.approx(target, rel=0.2)
+
+
+@pytest.mark.parametrize("count", [5.0, 60.0])
+def test_the_slope_of_the_search_loss_in_the_soft_count_has_the_sign_of_the_excess(count):
+    selected = torch.full((B,), count / B).requires_grad_()
+    search_loss(selected, torch.ones(B), 25.6, 1.0).backward()
+    assert torch.sign(selected.grad.sum()) == math.copysign(1, count - 25.6)
+
+
+# check 7
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.3])
+def test_the_share_above_the_threshold_is_the_one_asked_for(share):
+    scores = torch.randn(500, generator=Streams(0)("scores"))
+    above = float((scores > ops.upper_quantile(scores, share)).float().mean())
+    assert 0.5 * share <= above <= 2 * share
+
+
+def test_selection_ignores_the_scale_and_offset_of_scores():
+    scores = torch.rand(500, generator=Streams(1)("scores"), dtype=torch.float64)
+    expected = soft_selection(scores, 0.1, 10.0)
+    assert torch.allclose(soft_selection(1e-3 * scores, 0.1, 10.0), expected)
+    assert torch.allclose(soft_selection(scores + 5, 0.1, 10.0), expected)
+
+
+@pytest.mark.parametrize("scores", [torch.zeros(50), torch.ones(50), torch.tensor([0.0, 1.0] * 25), torch.zeros(2)])
+def test_degenerate_scores_neither_crash_nor_give_nan(scores):
+    selected = soft_selection(scores.requires_grad_(), 0.1, 10.0)
+    search_loss(selected, torch.rand(len(scores), generator=Streams(0)("l")), 2.0, 1.0).backward()
+    assert torch.isfinite(selected).all()
+    assert torch.isfinite(scores.grad).all()
+
+
+# checks 9 and 10
+
+
+def problem(strategies, votes=1.0, initial=30, batch=10, rounds=2, source=None):
+    built = library.strategies(strategies)
+    plan = Plan(initial, batch, rounds, "sample_mix", votes=votes)
+    return Problem(source or blobs(3), standard, library.build("net", "linear"), Trainer(device="cpu"), built, plan)
+
+
+def started(strategies=("margin", "kmeans", "bald"), **kwargs):
+    """An environment after reset and a selector that has begun."""
+    selector = AutoAL(votes=kwargs.get("votes", 1.0), fit_epochs=20, steps=30)
+    env = ActiveLearningEnv(problem=problem(list(strategies), **kwargs))
+    env.reset(seed=1)
+    campaign = env.campaign
+    selector.begin(
+        Context(
+            tuple(campaign.strategies), campaign.task.num_classes, len(campaign.pool), campaign.plan, campaign.streams,
+            env.problem.trainer, lambda outputs: env.problem.make_net(campaign.task, outputs),
+        )  # fmt: skip
+    )
+    return env, selector
+
+
+def test_a_single_candidate_with_as_many_votes_as_the_batch_is_that_candidate():
+    env, selector = started(["margin"])
+    wish = env.ballot.round.candidates[env.ballot.wish("margin")]
+    env.step(selector.act({}, env.ballot))
+    assert sorted(env.query.indices.tolist()) == sorted(wish.tolist())
+
+
+def test_identical_candidates_buy_what_each_of_them_would():
+    env, selector = started([{"name": "variation_ratio", "mode": "single"}, "least_confidence"])
+    wish = env.ballot.round.candidates[env.ballot.wish("least_confidence")]
+    env.step(selector.act({}, env.ballot))
+    assert sorted(env.query.indices.tolist()) == sorted(wish.tolist())
+
+
+@pytest.mark.parametrize("votes", [1.0, 2.5])
+def test_what_is_bought_lies_in_the_union_of_the_marks(votes):
+    env, selector = started(votes=votes)
+    ballot = env.ballot
+    marked = ballot.votes(math.ceil(votes * 10)).any(0)
+    union = set(ballot.round.candidates[marked].tolist())
+    env.step(selector.act({}, ballot))
+    assert set(env.query.indices.tolist()) <= union
+
+
+@pytest.mark.parametrize("initial", [2, 3, 7, 8, 9, 15, 21, 30, 41])
+def test_every_size_of_labelled_set_works_and_buys_exactly_the_batch(initial):
+    env, selector = started(initial=initial, batch=9, rounds=2)
+    known = set(env.campaign.pool.order)
+    observation = {}
+    for _ in range(2):
+        observation, *_ = env.step(selector.act(observation, env.ballot))
+        bought = env.query.indices.tolist()
+        assert len(set(bought)) == 9
+        assert not set(bought) & known
+        known |= set(bought)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 11, 64, 137])
+def test_halves_are_disjoint_and_cover_the_labelled_set(size):
+    first, second = split_halves(size, Streams(0)("halves"))
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(size))
+    assert 0 <= len(first) - len(second) <= 1
+
+
+@pytest.mark.parametrize(("rows", "budget"), [(4, 20), (5, 1), (10, 20), (21, 7), (160, 20), (161, 21)])
+def test_batches_of_the_second_half_are_even_disjoint_and_at_least_two(rows, budget):
+    batches = cut(torch.arange(rows), budget)
+    sizes = {len(batch) for batch in batches}
+    assert len(batches) >= 2
+    assert len(sizes) == 1
+    assert sizes.pop() % 2 == 0
+    together = torch.cat(batches).tolist()
+    assert len(set(together)) == len(together)
+    assert len(together) > rows - len(batches[0])
+
+
+@pytest.mark.parametrize("batches", [2, 3, 8])
+def test_fit_net_and_search_net_never_train_on_the_same_batch_in_one_turn(batches):
+    pairs = list(visits(batches, 400, Streams(0)("visits")))
+    assert len(pairs) == 400
+    assert all(here != following for here, following in pairs)
+    counts = np.bincount([here for here, _ in pairs[::3]], minlength=batches)
+    assert counts.max() - counts.min() <= 0.5 * counts.mean() + 2
+
+
+# checks 11 and 13
+
+
+def test_one_seed_gives_one_run_and_another_seed_another_initial_set():
+    config = {"selector": {"name": "autoal", "fit_epochs": 5, "steps": 12}, "budget": {"rounds": 2}, "device": "cpu"}
+    runs = [Runner.of({**config, "seed": seed}).run() for seed in (0, 0, 1)]
+    records = [[(r.queried, r.action, r.metrics) for r in run.records] for run in runs]
+    assert records[0] == records[1]
+    assert records[0][0][0] != records[2][0][0]
+    margin = Runner.of({**config, "selector": {"name": "fixed"}, "seed": 0}).run()
+    assert (margin.records[0].queried, margin.records[0].metrics) == (runs[0].records[0].queried, runs[0].records[0].metrics)
+
+
+def test_fit_loss_is_the_share_of_selected_samples_times_their_mean_loss():
+    losses = torch.rand(20, generator=Streams(0)("l"))
+    selected = torch.zeros(20)
+    selected[:5] = 1
+    assert float(fit_loss(selected, losses)) == pytest.approx(5 / 20 * float(losses[:5].mean()), rel=1e-6)
+
+
+def test_fit_net_knows_the_half_it_was_fitted_to_better_than_the_held_out_one():
+    env, selector = started(initial=60, batch=10)
+    selector.fit_epochs = 100
+    round = env.ballot.round
+    first, second = split_halves(len(round.labels), round.generator("autoal/split"))
+    net = selector._fit(round, first)
+    with torch.no_grad():
+        seen = selector._losses(net, round.labeled_inputs[first], round.labels[first]).mean()
+        unseen = selector._losses(net, round.labeled_inputs[second], round.labels[second]).mean()
+    assert float(seen) < 0.7 * float(unseen)
+
+
+def test_a_fit_step_lowers_the_loss_on_the_selected_samples():
+    env, selector = started(initial=60, batch=10)
+    fit_net, batches = selector._rehearse(env.ballot)
+    batch = batches[0]
+    with torch.no_grad():
+        chosen = selector._selected(batch) > 0.5
+        before = selector._losses(fit_net, batch.inputs, batch.targets)[chosen].mean()
+    optimizer = torch.optim.Adam(fit_net.parameters(), lr=1e-3)
+    for _ in range(3):
+        selector._step_fit(fit_net, batch, optimizer)
+    fit_net.eval()
+    with torch.no_grad():
+        assert selector._losses(fit_net, batch.inputs, batch.targets)[chosen].mean() < before
+
+
+def test_search_net_moves_in_the_rotation_and_scoring_leaves_the_task_model_alone():
+    env, selector = started()
+    before = {name: value.clone() for name, value in selector.search_net.state_dict().items()}
+    task_model = {name: value.clone() for name, value in env.campaign.model.state_dict().items()}
+    selector.act({}, env.ballot)
+    assert any(not torch.equal(before[name], value) for name, value in selector.search_net.state_dict().items())
+    assert all(torch.equal(task_model[name], value) for name, value in env.campaign.model.state_dict().items())
+
+
+def test_the_candidates_see_a_model_that_was_not_trained_on_the_held_out_half():
+    env, selector = started(["margin"])
+    seen = []
+
+    original = env.ballot.round._values["within"]
+
+    def within(candidates, labeled, model):
+        seen.append((model, set(candidates.tolist()) & set(labeled.tolist())))
+        return original(candidates, labeled, model)
+
+    env.ballot.round._values["within"] = within
+    selector._rehearse(env.ballot)
+    assert seen
+    assert all(model is not env.campaign.model and not overlap for model, overlap in seen)
