@@ -74,6 +74,7 @@ def strategies(spec: Any, required: Iterable[str] = ()) -> dict[str, Any]:
     if isinstance(spec, Mapping) and spec and not {"name", "_target_"} & spec.keys():
         named = {**spec, **{name: name for name in required if name not in spec}}
         return {label: build("strategy", item) for label, item in named.items()}
+    listed: list[Any]
     if isinstance(spec, Mapping):
         listed = [spec] if spec else []
     elif isinstance(spec, str):

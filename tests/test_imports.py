@@ -17,10 +17,21 @@ ALLOWED = {
 SPEAKERS = ("alenv.doctor", "alenv.catalog")  # commands whose output is their purpose
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 GLOBAL_SEEDS = {
-    "torch.manual_seed", "torch.seed", "torch.set_rng_state", "torch.random.manual_seed", "torch.random.seed", "torch.random.set_rng_state",
-    "torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "numpy.random.seed", "np.random.seed", "numpy.random.set_state",
-    "np.random.set_state", "random.seed", "random.setstate",
-}  # fmt: skip
+    "torch.manual_seed",
+    "torch.seed",
+    "torch.set_rng_state",
+    "torch.random.manual_seed",
+    "torch.random.seed",
+    "torch.random.set_rng_state",
+    "torch.cuda.manual_seed",
+    "torch.cuda.manual_seed_all",
+    "numpy.random.seed",
+    "np.random.seed",
+    "numpy.random.set_state",
+    "np.random.set_state",
+    "random.seed",
+    "random.setstate",
+}
 
 
 def sources() -> dict[str, str]:
@@ -126,7 +137,7 @@ def _defined(tree: ast.Module) -> set[str]:
 
 
 def habits(given: dict[str, str]) -> list[str]:
-    """Return what no file of the library may do: star or relative imports, print, pickle, `.cuda()`, seeding global generators."""
+    """Return what no file of the library may do: star or relative imports, print, pickle, `.cuda()`, seeding globally."""
     found: list[str] = []
     for name, tree in trees(given).items():
         found += [f"{name}:{line} {what}" for what, line in _bad_imports(tree)]
@@ -262,11 +273,22 @@ def test_an_import_through_a_third_module_is_noticed() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "from alenv.ops import *", "from . import ops", "from ..round import Round", "print(1)", "import pickle", "import joblib",
-        "def f():\n    from pickle import dumps", "import torch\ntorch.load('x')", "np.load('x', allow_pickle=True)", "x.cuda()", "x.y.cpu()",
-        "torch.manual_seed(0)", "np.random.seed(0)", "random.seed(0)",
+        "from alenv.ops import *",
+        "from . import ops",
+        "from ..round import Round",
+        "print(1)",
+        "import pickle",
+        "import joblib",
+        "def f():\n    from pickle import dumps",
+        "import torch\ntorch.load('x')",
+        "np.load('x', allow_pickle=True)",
+        "x.cuda()",
+        "x.y.cpu()",
+        "torch.manual_seed(0)",
+        "np.random.seed(0)",
+        "random.seed(0)",
     ],
-)  # fmt: skip
+)
 def test_a_bad_habit_is_noticed(text: str) -> None:
     assert len(habits({"alenv.strategies.margin": text})) == 1
 
@@ -274,9 +296,12 @@ def test_a_bad_habit_is_noticed(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("alenv.doctor", "print(1)"), ("alenv.streams", "torch.random.manual_seed(1)"), ("alenv.ops", "torch.Generator().manual_seed(0)"),
-        ("alenv.record", "x.cpu()"), ("alenv.progress", "console.print(1)"),
+        ("alenv.doctor", "print(1)"),
+        ("alenv.streams", "torch.random.manual_seed(1)"),
+        ("alenv.ops", "torch.Generator().manual_seed(0)"),
+        ("alenv.record", "x.cpu()"),
+        ("alenv.progress", "console.print(1)"),
     ],
-)  # fmt: skip
+)
 def test_a_good_habit_is_left_alone(name: str, text: str) -> None:
     assert habits({name: text}) == []
