@@ -55,8 +55,8 @@ class Ballot:
         if name not in self._scores:
             chosen = self.strategies[name]
             with self._clock(f"select/{name}"):
-                scored = isinstance(chosen, ScoreStrategy)
-                self._scores[name] = _unit(chosen.scores(self.round)) if scored else self._rank_scores(name)
+                scores = chosen.scores(self.round) if isinstance(chosen, ScoreStrategy) else None
+                self._scores[name] = _unit(scores) if scores is not None else self._rank_scores(name)
         return self._scores[name]
 
     def law(self, strategy: int | str, taken: Int[Tensor, " t"]) -> Float[Tensor, " U"] | None:

@@ -188,9 +188,9 @@ def _check_global_randomness(strategy: Strategy, world: _World) -> None:
     name, rule = type(strategy).__name__, "global generators are irrelevant"
     picks = strategy.select(world.round(), 7)
     with _shaken():
-        state = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+        state = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
         _require(torch.equal(picks, strategy.select(world.round(), 7)), f"{name}: {rule}", "other global seeds gave other picks", "draw from round.generator(name) only")  # fmt: skip
-        untouched = torch.equal(state[0], torch.random.get_rng_state()) and state[1] == np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+        untouched = torch.equal(state[0], torch.random.get_rng_state()) and state[1] == np.random.get_state()[1].tolist()  # type: ignore[index]
         _require(untouched, f"{name}: {rule}", "it drew from a global generator", "pass generator= to every random function")
 
 

@@ -16,7 +16,7 @@ INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--in
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain dicts and lists, Hydra's own part left out."""
-    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     made = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     assert isinstance(made, dict)
     return {str(key): value for key, value in made.items()}

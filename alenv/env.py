@@ -4,7 +4,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -63,7 +63,7 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     v0: first.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012 - Gymnasium's own form
 
     def __init__(
         self, dataset: Any = "digits", setting: str = "standard", net: Any = "linear", trainer: Any = "default",
@@ -86,11 +86,11 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         self.directory = Path(directory) if directory is not None else None
         self.buy: Buy = self._ask  # the runner puts its ledger in between
         self.action_space = self._action_space(count)
-        self.observation_space = spaces.Dict({
+        self.observation_space = cast("spaces.Space[Observation]", spaces.Dict({
             "campaign": spaces.Box(-1, 1, (len(CAMPAIGN_FEATURES),), np.float32),
             "strategies": spaces.Box(-1, 1, (max_strategies * len(STRATEGY_FEATURES),), np.float32),
             "mask": spaces.Box(0, 1, (max_strategies,), np.float32),
-        })  # fmt: skip
+        }))  # fmt: skip
         self.campaign: Campaign
         self.query: Query
         self._round0: OrderedDict[int, TaskModel] = OrderedDict()

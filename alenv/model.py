@@ -95,8 +95,9 @@ class TaskModel(nn.Module):
     def stages(self, x: Num[Tensor, "B ..."]) -> tuple[list[Tensor], Float[Tensor, "B D"]]:
         """Return intermediate feature maps (at least one) and the features."""
         x = self.normalized(x)
-        if hasattr(self.body, "stages"):
-            return self.body.stages(x)
+        staged: Callable[[Tensor], tuple[list[Tensor], Tensor]] | None = getattr(self.body, "stages", None)
+        if staged is not None:
+            return staged(x)
         h = self.body(x)
         return [h], h
 

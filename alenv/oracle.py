@@ -43,7 +43,7 @@ class Oracle(ABC):
         """Return what asking for `indices` costs."""
         return self.unit_price * len(indices)
 
-    def received(self) -> None:
+    def received(self) -> None:  # noqa: B027 - most oracles do not care
         """Hear that the last answers are safe on disk."""
 
 

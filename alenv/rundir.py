@@ -92,7 +92,7 @@ class RunDirectory:
                 owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
                 os.close(handle)
                 raise ValueError(f"{self.path} is in use by {owner}; wait for it, or choose another directory with hydra.run.dir=...")
-            if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
+            if _names(lock, handle):
                 return handle
             os.close(handle)  # its owner removed the file between our opening and locking it: what we hold is nobody's lock
 
@@ -120,6 +120,13 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def _names(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(handle: int) -> bool:

@@ -24,6 +24,7 @@ from alenv.problem import Problem, assemble
 from alenv.record import Record, area_under_curve
 from alenv.rundir import RunDirectory, config_hash
 from alenv.selector import Context, Selector, Transition
+from alenv.streams import Streams
 
 if TYPE_CHECKING:
     import pandas
@@ -283,7 +284,8 @@ def _load(path: Path, problem: Problem) -> Run:
     records = tuple(Record.from_json(line) for line in read_lines(path / "rounds.jsonl"))
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     task = problem.task(summary["seed"])
-    model = problem.make_net(task).to(problem.trainer.device)
+    with Streams(summary["seed"]).scoped("init"):  # making weights draws from the global generators
+        model = problem.make_net(task).to(problem.trainer.device)
     weights = load_file(path / "model.safetensors", device=str(problem.trainer.device))
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("aux.")})
     return Run(records, summary, model.eval().requires_grad_(False), _config(path), path)
@@ -306,7 +308,7 @@ def versions() -> dict[str, str]:
 
 def _seconds(laps: dict[str, float]) -> dict[str, float]:
     """Return the times of a record: train, outputs, select (all strategies and the mixing), act, evaluate, and select/<name>."""
-    total = sum(value for name, value in laps.items() if name.startswith("select"))
+    total = sum(value for name, value in laps.items() if name.startswith("select")) + 0.0
     phases = {name: laps.get(name, 0.0) for name in ("train", "outputs", "act", "evaluate")} | {"select": total}
     return {name: round(value, 6) for name, value in (phases | {n: v for n, v in laps.items() if "/" in n}).items()}
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from alenv import cli
 
 
-@hydra.main(version_base="1.3", config_path="pkg://alenv.configs", config_name="train")
+@hydra.main(version_base="1.3", config_path="pkg://alenv.configs", config_name="train")  # type: ignore[untyped-decorator]
 def _job(config: DictConfig) -> None:
     with cli.speaking(sys.__stderr__):
         _train(cli.resolved(config), Path(HydraConfig.get().runtime.output_dir))

@@ -141,7 +141,7 @@ class Trainer:
     def place(self, model: TaskModel, inputs: Tensor) -> TaskModel:
         """Return `model` on the device, in the memory format that suits `inputs`."""
         model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.half(inputs) else model  # type: ignore[call-overload]
+        return model.to(memory_format=torch.channels_last) if self.half(inputs) else model
 
     @torch.no_grad()
     def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:

@@ -1,6 +1,7 @@
 """Mean standard deviation (Kampffmeyer, Salberg & Jenssen, "Semantic Segmentation of Small Objects ...", CVPR workshops 2016)."""
 
 import warnings
+
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,5 +1,6 @@
 """A campaign: the order of its calls, its accounting, one seed one result, and that hidden and test labels stay out of it."""
 
+import functools
 import itertools
 import json
 from collections.abc import Sequence
@@ -191,6 +192,19 @@ def test_a_pick_is_recorded_one_hot_and_buys_that_strategys_wish() -> None:
     assert torch.equal(campaign.round.last.labels, campaign.task.targets[wish])
 
 
+def test_rows_of_a_mixture_per_sample_belong_to_pool_indices() -> None:
+    problem = a_problem(["margin", "kmeans"], action="sample_mix", votes=1.0)
+    campaign = problem.campaign(0)
+    play(problem, campaign)
+    wished = campaign.round.candidates[campaign.ballot.wish("kmeans")]
+    others = campaign.round.candidates[campaign.ballot.wish("margin")]
+    action = torch.tensor([0.0, 0.0]).repeat(problem.pool_size, 1)
+    action[others] = action[wished] = torch.tensor([-1.0, 1.0])  # these few listen to k-means alone
+    query = campaign.choose(action)
+    assert set(query.indices.tolist()) == set(wished.tolist())
+    assert query.weights.tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
 @pytest.mark.parametrize(("initial", "batch", "rounds"), [(20, 10, 139), (1401, 1, 0), (1, 1400, 1)])
 def test_a_budget_beyond_the_pool_is_refused_with_what_would_fit(initial: int, batch: int, rounds: int) -> None:
     total, most = initial + batch * rounds, max(0, (1400 - initial) // batch)
@@ -210,7 +224,9 @@ def test_the_last_batch_is_smaller_when_the_pool_runs_out(kind: dict[str, Any], 
     problem = a_problem(validation=1465, initial=12, batch=11, rounds=2, reward=reward, **kind)
     problem = replace(problem, initial_ids=problem.task(0).ids[:17])  # 17 instead of 12: 35 - 17 - 11 = 7 are left
     campaign = problem.campaign(0)
-    records = play(problem, campaign, [an_action(problem, 1), an_action(problem, 2)])
+    play(problem, campaign, [an_action(problem, 1)])
+    assert campaign.ballot.budget == 7
+    records = play(problem, campaign, [an_action(problem, 2)])
     assert [len(r.queried) for r in records] == [17, 11, 7]
     assert records[-1].bought == len(campaign.task) == 35
     assert len(campaign.round) == 0
@@ -414,8 +430,10 @@ class Sealed:
 def play_sealed(problem: Problem, seed: int, actions: Sequence[Any]) -> list[Record]:
     campaign = problem.campaign(seed)
     sealed = Sealed(campaign.task.targets)
-    campaign.task = replace(campaign.task, targets=sealed)
+    task = replace(campaign.task, targets=sealed)
     problem.oracle._targets = sealed
+    net = functools.partial(problem.make_net, task)
+    campaign = Campaign(task, problem.strategies, problem.plan, problem.trainer, net, Streams(seed), problem.reward)
     query = campaign.begin()
     for action in [*actions, None]:
         sealed.__dict__["allowed"] = set(query.indices.tolist())

@@ -112,9 +112,10 @@ def test_a_truncated_compressed_file_says_so(cut, tmp_path):
         read_idx(tmp_path / "some-idx")
 
 
-def test_a_damaged_compressed_file_says_so(tmp_path):
+@pytest.mark.parametrize("position", [0, 10, 30])  # the magic number, the header of the compressed block, a value
+def test_a_damaged_compressed_file_says_so(position, tmp_path):
     data = bytearray(gzip.compress(idx_bytes(random_bytes(30, 4, 2))))
-    data[30] ^= 0xFF
+    data[position] ^= 0b110
     (tmp_path / "some-idx.gz").write_bytes(bytes(data))
     with pytest.raises(ValueError, match=r"cannot be read .*damaged or cut short: get it again"):
         read_idx(tmp_path / "some-idx")

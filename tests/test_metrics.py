@@ -104,6 +104,11 @@ def test_calibration_error_matches_a_loop_over_bins():
     assert classification(logits, targets)["ece"] == pytest.approx(error)
 
 
+def test_calibration_errors_of_neighbouring_bins_do_not_cancel():
+    logits = torch.tensor([[0.95, 0.05], [0.90, 0.10]]).log()
+    assert classification(logits, torch.tensor([1, 0]))["ece"] == pytest.approx((0.95 + 0.10) / 2)
+
+
 def test_certain_predictions_stay_finite():
     logits = torch.tensor([[2000.0, 0.0], [0.0, 2000.0]])
     right, wrong = classification(logits, torch.tensor([0, 1])), classification(logits, torch.tensor([1, 0]))

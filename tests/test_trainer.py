@@ -255,6 +255,21 @@ def test_every_epoch_sees_every_example_once_in_batches_of_nearly_equal_size():
     assert {epochs for _, epochs, _ in seen} == {4}
 
 
+def test_every_round_has_an_order_of_its_own():
+    seen = []
+    head = a_head(loss=lambda batch: seen.append(batch.rows.tolist()) or batch.outputs.mean())
+    for index in (0, 1, 1):
+        small_trainer().fit(job(heads=(head,), round=index))
+    first, second, again = seen[:6], seen[6:12], seen[12:]
+    assert first != second == again
+
+
+def test_dropout_acts_while_training():
+    rates = [lambda rate=rate: mlp(SHAPE, CLASSES, width=8, mean=128.0, std=64.0, dropout=rate) for rate in (0.0, 0.5)]
+    without, dropped = (small_trainer().fit(job(net=make)) for make in rates)
+    assert not torch.equal(without.linear.weight, dropped.linear.weight)
+
+
 def test_the_learning_rate_warms_up_and_decays_to_nothing(monkeypatch):
     rates, original = [], torch.optim.AdamW.step
 
