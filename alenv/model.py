@@ -26,8 +26,8 @@ class Laplace:
         self._features, self._logits, self._prior = features, logits, prior_precision
         self._factor: Tensor | None = None
 
-    def factor(self) -> Float[Tensor, "C D+1 D+1"]:
-        """Return the lower Cholesky factors of H_c."""
+    def factor(self) -> Float[Tensor, "C E E"]:
+        """Return the lower Cholesky factors of H_c; E = D + 1, the bias last."""
         if self._factor is None:
             h = F.pad(self._features, (0, 1), value=1.0)  # (n, D+1)
             p = self._logits.softmax(1)
@@ -37,7 +37,7 @@ class Laplace:
             self._factor = torch.linalg.cholesky(hessian + self._prior * eye)
         return self._factor
 
-    def deviations(self, draws: int, generator: torch.Generator) -> Float[Tensor, "T C D+1"]:
+    def deviations(self, draws: int, generator: torch.Generator) -> Float[Tensor, "T C E"]:
         """Return `draws` samples of (W, b) minus its mean."""
         factor = self.factor()
         classes, width, _ = factor.shape

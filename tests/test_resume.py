@@ -101,6 +101,9 @@ class Counting(SimulatedOracle):
         return super().label(indices)
 
 
+Counting.__name__ = "SimulatedOracle"  # the ledger says who answered
+
+
 def counted(oracle: Counting, directory: Path, *callbacks: Callback, name: str = "uniform_mixture") -> Runner:
     problem = replace(Runner.of(a_config(name)).problem, oracle=oracle)
     return Runner(problem, library.build("selector", SELECTORS[name]), 0, directory, a_config(name), callbacks)
@@ -150,7 +153,8 @@ def test_a_run_stopped_between_purchase_and_training_trains_on_what_it_bought(
 @pytest.mark.parametrize("reward", ["entropy_gain", "iw_accuracy", "terminal_area"])
 @pytest.mark.parametrize("mixing", ["slots", "blend"])
 def test_rewards_and_mixings_survive_a_stop(reward: str, mixing: str, tmp_path: Path) -> None:
-    config = a_config("fixed", selector={"name": "uniform_mixture", "mixing": mixing}, reward=reward, oracle={"name": "noisy", "abstain": 0.3})
+    selector, oracle = {"name": "uniform_mixture", "mixing": mixing}, {"name": "noisy", "abstain": 0.3}
+    config = a_config("fixed", selector=selector, oracle=oracle, reward=reward)
     Runner.of(config, tmp_path / "whole").run()
     stopped(Runner.of(config, tmp_path / "stopped", [StopAfter(2)]))
     Runner.of(config, tmp_path / "stopped").run()
@@ -204,17 +208,17 @@ def test_rounds_beyond_the_checkpoint_are_cut_and_repeated(tmp_path: Path, whole
     assert_same_run(run, whole["autoal"])
 
 
-@pytest.mark.parametrize("end", ['{"round": 3, "labels": 50, "bou', '{"round": 3, "queried": ["é'.encode()[:-1].decode(errors="ignore"), "\0\0"])
-def test_a_half_written_last_round_is_repaired(end: str, tmp_path: Path, whole: dict[str, Path]) -> None:
+@pytest.mark.parametrize("end", [b'{"round": 3, "labels": 50, "bou', '{"round": 3, "queried": ["é'.encode()[:-1], b"\0\0"])
+def test_a_half_written_last_round_is_repaired(end: bytes, tmp_path: Path, whole: dict[str, Path]) -> None:
     stopped(Runner.of(a_config("albl"), tmp_path, [StopAfter(2)]))
-    with (tmp_path / "rounds.jsonl").open("a") as file:
+    with (tmp_path / "rounds.jsonl").open("ab") as file:
         file.write(end)
     Runner.of(a_config("albl"), tmp_path).run()
     assert_same_run(tmp_path, whole["albl"])
 
 
-@pytest.mark.parametrize("lost", [1, 25, 700, 1500])
-def test_a_half_written_purchase_is_repaired_and_the_rest_of_the_batch_bought(lost: int, tmp_path: Path, whole: dict[str, Path]) -> None:
+@pytest.mark.parametrize("lost", [1, 25, 700, 1200])
+def test_a_half_written_purchase_is_repaired_and_the_batch_completed(lost: int, tmp_path: Path, whole: dict[str, Path]) -> None:
     stop_before_training(Runner.of(a_config("albl"), tmp_path), 2)
     path = tmp_path / "purchases.jsonl"
     path.write_bytes(path.read_bytes()[:-lost])
@@ -232,7 +236,7 @@ def test_a_half_written_first_purchase_does_not_spoil_the_ledger(tmp_path: Path,
 
 
 @pytest.mark.parametrize("damage", ["short", "empty", "garbage"])
-def test_a_damaged_checkpoint_is_a_clear_error_that_names_the_remedy(damage: str, tmp_path: Path, whole: dict[str, Path]) -> None:
+def test_a_damaged_checkpoint_is_an_error_that_names_the_remedy(damage: str, tmp_path: Path, whole: dict[str, Path]) -> None:
     stopped(counted(oracle := Counting(), tmp_path, StopAfter(2)))
     state = tmp_path / "checkpoint" / "state.safetensors"
     content = state.read_bytes()
@@ -244,7 +248,7 @@ def test_a_damaged_checkpoint_is_a_clear_error_that_names_the_remedy(damage: str
     state.unlink()
     counted(oracle, tmp_path).run()
     assert set(oracle.asked.values()) == {1}
-    assert_same_run(tmp_path, whole["uniform_mixture"] if damage != "none" else tmp_path)
+    assert_same_run(tmp_path, whole["uniform_mixture"])
 
 
 def test_a_damaged_ledger_is_a_clear_error_and_is_left_as_it_is(tmp_path: Path) -> None:
@@ -406,7 +410,7 @@ def assert_events_fit(directory: Path) -> None:
         assert steps == sorted(set(steps)), tag
     assert [e.step for e in found.Scalars("reward")] == [row["bought"] for row in rows[1:]]
     assert [e.step for e in found.Scalars("final/aubc")] == [rows[-1]["bought"]]
-    assert [e.step for e in found.Tensors("config/text_summary")] == [0]
+    assert {e.step for e in found.Tensors("config/text_summary")} == {0}
 
 
 def test_tensorboard_has_every_step_once_whether_it_heard_of_the_last_round_or_not(tmp_path: Path) -> None:
@@ -507,15 +511,17 @@ for place in [*plan, None]:
             os._exit(code)
     status = os.waitpid(child, 0)[1]
     rounds = Path(directory, "rounds.jsonl")
-    died.append([os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), len(rounds.read_bytes().splitlines()) if rounds.exists() else 0])
+    count = len(rounds.read_bytes().splitlines()) if rounds.exists() else 0
+    died.append([os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), count])
 print(json.dumps(died))
 '''
 PLAN = [
-    ("half-written purchase", 0), ("purchase on disk, not trained on", 0), ("half-written round", 0), ("round on disk, no checkpoint", 0),
-    ("half-written checkpoint", 0), ("checkpoint not renamed", 0), ("checkpoint on disk, TensorBoard not told", 0),
-    ("round on disk, no checkpoint", 0), ("half-written checkpoint", 0), ("checkpoint not renamed", 1), ("half-written purchase", 0),
-    ("purchase on disk, not trained on", 0), ("checkpoint on disk, TensorBoard not told", 1), ("half-written round", 1),
-    ("before the summary", 0),
+    ("half-written purchase", 0), ("purchase on disk, not trained on", 0), ("half-written round", 0),
+    ("round on disk, no checkpoint", 0), ("half-written checkpoint", 0), ("checkpoint not renamed", 0),
+    ("checkpoint on disk, TensorBoard not told", 0),  # the initial round, at last
+    ("half-written round", 0), ("round on disk, no checkpoint", 0), ("half-written checkpoint", 0), ("checkpoint not renamed", 1),
+    ("half-written purchase", 0), ("purchase on disk, not trained on", 0), ("checkpoint on disk, TensorBoard not told", 2),
+    ("half-written checkpoint", 0), ("before the summary", 0),
 ]  # fmt: skip
 
 
@@ -570,7 +576,9 @@ COMMANDS = {
         "selector=autoal", "selector.fit_epochs=2", "selector.steps=12", "budget.rounds=6", "net=small_cnn", "net.widths=[8,16]",
         "trainer.min_steps=60", "trainer.epochs=5", "draws=3",
     ],
-    "albl with a net": ["selector=albl", "budget.rounds=8", "net=small_cnn", "net.widths=[16,32]", "trainer.min_steps=80", "trainer.epochs=5"],
+    "albl with a net": [
+        "selector=albl", "budget.rounds=8", "net=small_cnn", "net.widths=[16,32]", "trainer.min_steps=80", "trainer.epochs=5",
+    ],
 }  # fmt: skip
 
 
@@ -586,7 +594,7 @@ def test_a_command_killed_at_random_moments_ends_like_one_that_was_not(name: str
     kills = 0
     for _ in range(5):
         attempt, before = train(killed, words), size(killed)
-        while attempt.poll() is None and size(killed) <= before:  # until it gets somewhere: start-up alone would be killed in vain
+        while attempt.poll() is None and size(killed) <= before:  # until it gets somewhere
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 1.5 * pace))
         attempt.kill()
