@@ -201,7 +201,7 @@ class Campaign:
         if len(labeled) == 0:
             raise ValueError(f"none of the {self.pool.bought} purchases has a usable label; buy a larger initial set (budget.initial)")
         heads = tuple(head for strategy in self.strategies.values() for head in strategy.heads())
-        unique = {head.name: head for head in heads}
+        unique = {head.name: replace(head, joint=True) if self._joint else head for head in heads}
         return Job(
             net=self._net, inputs=self.task.inputs[labeled], targets=self.pool.labels[labeled], streams=self.streams,
             round=self.index, heads=tuple(unique.values()), augmentation=self.task.augmentation,
@@ -321,8 +321,8 @@ def action_weights(kind: ActionKind, action: Any, strategies: int, pool_size: in
     """
     if kind == "pick":
         number = int(action)
-        if not 0 <= number < strategies:
-            raise ValueError(f"expected the number of a strategy, 0..{strategies - 1}, got {number}")
+        if number != action or not 0 <= number < strategies:
+            raise ValueError(f"expected the number of a strategy, 0..{strategies - 1}, got {action}")
         return torch.nn.functional.one_hot(torch.tensor(number), strategies).float()
     shape = (strategies,) if kind == "mix" else (pool_size, strategies)
     values = action if isinstance(action, Tensor) else torch.from_numpy(np.array(action, dtype=np.float32))

@@ -144,17 +144,11 @@ class _Watched(Round):
         watched = copy.copy(round)
         watched.__class__ = cls
         assert isinstance(watched, cls)
-        watched.read, watched.depth, watched._labels = set(), 0, round.labels
+        watched.read, watched.depth = set(), 0
         return watched
 
     read: set[str]
     depth: int
-    _labels: Tensor
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "labels":
-            self.read.add("labels")
-        return super().__getattribute__(name)
 
     def _get(self, name: str) -> Any:
         if self.depth == 0:

@@ -51,25 +51,23 @@ def allot(weights: Float[Tensor, " S"], budget: int) -> list[int]:
 
 
 def quota(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
-    """Give each strategy its share of the batch, by largest remainder.
+    """Give each strategy its share of the batch, by largest remainder; nothing is drawn by lot.
 
-    Strategies take turns in order of weight, each taking its first q wishes; where a wish is taken, its next ones (of a list
-    twice as long) stand in; what is still missing is filled uniformly at random.
+    Strategies take turns in order of weight, each taking the first of its B wishes that are not taken yet: there are always enough,
+    since the others hold at most B - q.
     """
+    del generator
     seats = allot(weights, budget)
     taken: list[int] = []
     by: list[str] = []
     for s in torch.sort(weights, descending=True, stable=True).indices.tolist():
         if seats[s] == 0:
             continue
-        free = _first_free(ballot.wish(s, budget), taken, seats[s])
-        if len(free) < seats[s]:
-            free += _first_free(ballot.wish(s, 2 * budget), taken + free, seats[s] - len(free))
+        known = set(taken)
+        free = [p for p in ballot.wish(s, budget).tolist() if p not in known][: seats[s]]
         taken += free
         by += [ballot.names[s]] * len(free)
-    fill = _fill(ballot, taken, budget, generator)
-    by += [NOBODY] * len(fill)
-    return _batch(ballot, taken + fill, by, weights)
+    return _batch(ballot, taken, by, weights)
 
 
 def slots(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
@@ -141,15 +139,3 @@ def _batch(ballot: Ballot, positions: list[int], by: list[str], weights: Tensor)
         torch.tensor(positions, dtype=torch.int64, device=device), tuple(by), torch.ones(count, device=device), weights,
         torch.zeros(len(weights), count, device=device),
     )  # fmt: skip
-
-
-def _first_free(wish: Tensor, taken: list[int], count: int) -> list[int]:
-    known = set(taken)
-    return [p for p in wish.tolist() if p not in known][:count]
-
-
-def _fill(ballot: Ballot, taken: list[int], budget: int, generator: torch.Generator) -> list[int]:
-    if len(taken) == budget:
-        return []
-    lot = torch.randperm(len(ballot.round), generator=generator, device=ballot.round.device)
-    return _first_free(lot, taken, budget - len(taken))

@@ -137,11 +137,15 @@ class FileOracle(Oracle):
         write_atomically(self.path, "\n".join(rows) + "\n")
 
     def _read(self, ids: Sequence[str]) -> dict[str, str]:
-        with self.path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        try:
+            with self.path.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path} is not UTF-8 text; save it as 'CSV UTF-8' and run the same command again") from error
         if rows and not {"id", "label"} <= set(rows[0]):
             raise ValueError(f"{self.path}: expected the columns id,label, got {','.join(rows[0])}; restore the header line")
-        answers = {(row["id"] or "").strip(): (row["label"] or "").strip() for row in rows}
+        exact = {id_.strip(): id_ for id_ in ids}  # spreadsheets trim cells
+        answers = {exact.get((row["id"] or "").strip(), row["id"]): (row["label"] or "").strip() for row in rows}
         if set(answers) != set(ids) or len(rows) != len(ids):
             missing, extra = sorted(set(ids) - set(answers)), sorted(set(answers) - set(ids))
             raise ValueError(

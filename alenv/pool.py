@@ -69,12 +69,19 @@ class Pool:
         known = [i for i in wanted if self.labels[i] != HIDDEN]
         if known:
             raise ValueError(f"indices {known[:5]} were bought before; a label is revealed once")
-        values = [ABSTAINED if label is None else int(label) for label in labels]
-        wrong = [v for v in values if not (0 <= v < self.num_classes or v in (ABSTAINED, OUTSIDE))]
+        values = [ABSTAINED if label is None else label for label in labels]
+        wrong = [v for v in values if v != int(v) or not (0 <= v < self.num_classes or v in (ABSTAINED, OUTSIDE))]
         if wrong:
             raise ValueError(f"expected labels in 0..{self.num_classes - 1}, None (abstained) or OUTSIDE, got {wrong[:5]}")
         self.labels[indices] = torch.tensor(values, dtype=torch.int64, device=self.labels.device)
         self.order += wanted
+
+    def showing(self, indices: Int[Tensor, " k"]) -> "Pool":
+        """Return a pool in which only these labels, of those known here, have been bought: a rehearsal of an earlier state."""
+        shown = Pool(len(self), self.num_classes, self.labels.device)
+        shown.labels[indices] = self.labels[indices]
+        shown.order = [i for i in self.order if shown.labels[i] != HIDDEN]
+        return shown
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue."""

@@ -21,11 +21,29 @@ class MissingOutputError(ValueError):
     """A strategy asked a round for something that was not given and cannot be derived."""
 
 
-class Features(NamedTuple):
-    """Features of a provider (an encoder, say), by who they belong to."""
+class Features:
+    """Features of a provider (an encoder, say), by who they belong to: `candidates` (U, F) and `labeled` (L, F)."""
 
-    candidates: Float[Tensor, "U F"]
-    labeled: Float[Tensor, "L F"]
+    def __init__(self, name: str, candidates: Float[Tensor, "U F"], labeled: Float[Tensor, "L F"] | None) -> None:
+        self.name, self.candidates, self._labeled = name, candidates, labeled
+
+    @property
+    def labeled(self) -> Float[Tensor, "L F"]:
+        """Features of the labelled examples; raises `MissingOutputError` where they were not given."""
+        if self._labeled is None:
+            raise MissingOutputError(_missing(f"features '{self.name}' of the labelled examples", f"features={{'{self.name}': (candidates, labelled)}}"))
+        return self._labeled
+
+    def rows(self, rows: slice) -> "Features":
+        """Return the same with a slice of the candidates."""
+        return Features(self.name, self.candidates[rows], self._labeled)
+
+
+class _Outputs(dict[str, Tensor]):
+    """Outputs of extra heads by name; an absent one says so."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise MissingOutputError(_missing(f"aux '{name}'", f"aux={{'{name}': ...}}"))
 
 
 class Purchase(NamedTuple):
@@ -43,7 +61,6 @@ class Round:
 
     Attributes:
         candidates: (U,) pool indices that may be bought.
-        labels: (L,) classes of the labelled examples.
         num_classes: C.
         index: number of the round, from 1.
         num_draws: T.
@@ -51,14 +68,14 @@ class Round:
     """
 
     def __init__(
-        self, *, candidates: Int[Tensor, " U"], labels: Int[Tensor, " L"], num_classes: int, streams: Streams, index: int = 1,
+        self, *, candidates: Int[Tensor, " U"], labels: Int[Tensor, " L"] | None, num_classes: int, streams: Streams, index: int = 1,
         num_draws: int = 10, last: Purchase | None = None, given: Mapping[str, Any] | None = None,
         providers: Mapping[str, Callable[["Round"], Any]] | None = None, features: Mapping[str, Features] | None = None,
     ) -> None:  # fmt: skip
-        self.candidates, self.labels, self.num_classes = candidates, labels, num_classes
+        self.candidates, self.num_classes = candidates, num_classes
         self.index, self.num_draws, self.last = index, num_draws, last
         self._streams = streams.on(candidates.device)
-        self._values: dict[str, Any] = dict(given or {})
+        self._values: dict[str, Any] = {**(given or {}), **({} if labels is None else {"labels": labels})}
         self._providers = dict(providers or {})
         self._features = dict(features or {})
 
@@ -89,11 +106,11 @@ class Round:
         if bool((pool.labels[labeled] < 0).any()):
             raise ValueError("expected labelled indices, got some whose label was never bought")
         discarded = torch.nonzero(pool.discarded).flatten()
-        split = {name: Features(values[candidates], values[labeled]) for name, values in (features or {}).items()}
+        split = {name: Features(name, values[candidates], values[labeled]) for name, values in (features or {}).items()}
 
         def within(candidates: Tensor, labeled: Tensor, model: TaskModel) -> Round:
             return cls.of_model(
-                model, pool_inputs, pool, outputs, streams, index=index, num_draws=num_draws, features=features,
+                model, pool_inputs, pool.showing(labeled), outputs, streams, index=index, num_draws=num_draws, features=features,
                 candidates=candidates, labeled=labeled,
             )  # fmt: skip
 
@@ -104,7 +121,7 @@ class Round:
             "outputs": lambda round: outputs(model, round.inputs),
             "embeddings": lambda round: round._get("outputs").embeddings,
             "logits": lambda round: round._get("outputs").logits,
-            "aux": lambda round: round._get("outputs").aux,
+            "aux": lambda round: _Outputs(round._get("outputs").aux),
             "labeled_embeddings": lambda round: outputs(model, round.labeled_inputs).embeddings,
             "discarded_embeddings": lambda _: outputs(model, pool_inputs[discarded]).embeddings,
             "heads": lambda round: model.head_draws(num_draws, round.generator("noise")),
@@ -150,16 +167,17 @@ class Round:
         given: dict[str, Any] = {name: _floats(name, value) for name, value in arrays.items() if value is not None}
         if head is not None:
             given["head"] = (_floats("head weight", head[0]), _floats("head bias", head[1]))
-        given["aux"] = {name: _floats(f"aux {name}", value) for name, value in (aux or {}).items()}
+        given["aux"] = _Outputs({name: _floats(f"aux {name}", value) for name, value in (aux or {}).items()})
         pairs = {name: value if isinstance(value, tuple) else (value, None) for name, value in (features or {}).items()}
         split = {
-            name: Features(_floats(name, a), _floats(name, torch.zeros(0) if b is None else b)) for name, (a, b) in pairs.items()
+            name: Features(name, _floats(name, a), None if b is None else _floats(name, b)) for name, (a, b) in pairs.items()
         }
-        known = torch.zeros(0, dtype=torch.int64) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        known = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         size, device = _check_arrays(given, split, known)
-        classes = num_classes if num_classes is not None else _count_classes(given, known)
+        classes = _count_classes(given, known, num_classes)
         return cls(
-            candidates=torch.arange(size, device=device), labels=known.to(device), num_classes=classes, streams=Streams(seed),
+            candidates=torch.arange(size, device=device), labels=None if known is None else known.to(device), num_classes=classes,
+            streams=Streams(seed),
             num_draws=len(given["mc_probs"]) if "mc_probs" in given else 10, given=given, features=split,
         )  # fmt: skip
 
@@ -168,12 +186,18 @@ class Round:
         return len(self.candidates)
 
     def __repr__(self) -> str:
-        return f"Round(index={self.index}, candidates={len(self)}, labeled={len(self.labels)}, num_classes={self.num_classes})"
+        labeled = len(self.labels) if self.has("labels") else "unknown"
+        return f"Round(index={self.index}, candidates={len(self)}, labeled={labeled}, num_classes={self.num_classes})"
 
     @property
     def device(self) -> torch.device:
         """Where the round's tensors live."""
         return self.candidates.device
+
+    @property
+    def labels(self) -> Int[Tensor, " L"]:
+        """Classes of the labelled examples."""
+        return self._get("labels")
 
     @property
     def probs(self) -> Float[Tensor, "U C"]:
@@ -296,9 +320,9 @@ class _Block(Round):
 
     def __init__(self, parent: Round, rows: slice) -> None:
         super().__init__(
-            candidates=parent.candidates[rows], labels=parent.labels, num_classes=parent.num_classes, streams=parent._streams,
+            candidates=parent.candidates[rows], labels=None, num_classes=parent.num_classes, streams=parent._streams,
             index=parent.index, num_draws=parent.num_draws, last=parent.last,
-            features={name: Features(f.candidates[rows], f.labeled) for name, f in parent._features.items()},
+            features={name: f.rows(rows) for name, f in parent._features.items()},
         )  # fmt: skip
         self._parent, self._rows = parent, rows
 
@@ -307,7 +331,7 @@ class _Block(Round):
 
     def _derive(self, name: str) -> Any:
         if name == "aux":
-            return {key: value[self._rows] for key, value in self._parent.aux.items()}
+            return _Outputs({key: value[self._rows] for key, value in self._parent.aux.items()})
         if name not in PER_CANDIDATE:
             return self._parent._get(name)
         derived_here = name == "mc_probs" and name not in self._parent._values
@@ -353,33 +377,44 @@ def _floats(name: str, value: Any) -> Tensor:
     return tensor
 
 
-def _check_arrays(given: dict[str, Any], features: Mapping[str, Features], labels: Tensor) -> tuple[int, torch.device]:
+AXES = {"probs": 2, "logits": 2, "embeddings": 2, "mc_probs": 3, "labeled_embeddings": 2, "discarded_embeddings": 2}
+
+
+def _check_arrays(given: dict[str, Any], features: Mapping[str, Features], labels: Tensor | None) -> tuple[int, torch.device]:
     """Return U and the device; raise where shapes disagree."""
+    for name, axes in AXES.items():
+        if name in given and given[name].dim() != axes:
+            raise ValueError(f"expected {name} with {axes} axes, got shape {tuple(given[name].shape)}")
     rows = {name: (value.shape[PER_CANDIDATE[name]], value.device) for name, value in given.items() if name in PER_CANDIDATE}
     rows |= {f"features {name}": (len(value.candidates), value.candidates.device) for name, value in features.items()}
     rows |= {f"aux {name}": (len(value), value.device) for name, value in given["aux"].items()}
     if not rows:
         raise ValueError("expected at least one array about the candidates (probs, logits, embeddings, mc_probs, features), got none")
-    sizes = {size for size, _ in rows.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"expected one number of candidates in every array, got {({name: size for name, (size, _) in rows.items()})}")
-    for name, axes in {"probs": 2, "logits": 2, "embeddings": 2, "mc_probs": 3, "labeled_embeddings": 2}.items():
-        if name in given and given[name].dim() != axes:
-            raise ValueError(f"expected {name} with {axes} axes, got shape {tuple(given[name].shape)}")
+    _agree("candidates in every array", {name: size for name, (size, _) in rows.items()})
+    widths = {name: given[name].shape[-1] for name in ("embeddings", "labeled_embeddings", "discarded_embeddings") if name in given}
+    _agree("features in every array", widths | ({"head": given["head"][0].shape[1]} if "head" in given else {}))
     for name in ("probs", "mc_probs"):
         if name in given and (bool((given[name] < 0).any()) or bool(((given[name].sum(-1) - 1).abs() > 1e-3).any())):
             raise ValueError(f"expected rows of {name} that are non-negative and sum to one; for unnormalised scores pass logits=")
-    if "labeled_embeddings" in given and len(given["labeled_embeddings"]) != len(labels):
+    if "labeled_embeddings" in given and labels is not None and len(given["labeled_embeddings"]) != len(labels):
         raise ValueError(f"expected one label per labelled embedding ({len(given['labeled_embeddings'])}), got {len(labels)} labels")
     if "probs" in given:
         given["given_probs"] = given["probs"]
     return next(iter(rows.values()))
 
 
-def _count_classes(given: Mapping[str, Any], labels: Tensor) -> int:
-    for name in ("probs", "logits", "mc_probs"):
-        if name in given:
-            return int(given[name].shape[-1])
-    if "head" in given:
-        return len(given["head"][0])
-    return int(labels.max()) + 1 if len(labels) else 0
+def _count_classes(given: Mapping[str, Any], labels: Tensor | None, said: int | None) -> int:
+    widths = {name: int(given[name].shape[-1]) for name in ("probs", "logits", "mc_probs") if name in given}
+    widths |= {"head": len(given["head"][0])} if "head" in given else {}
+    widths |= {} if said is None else {"num_classes": said}
+    _agree("classes in every array", widths)
+    highest = int(labels.max()) + 1 if labels is not None and len(labels) else 0
+    classes = next(iter(widths.values()), highest)
+    if highest > classes or (labels is not None and len(labels) and int(labels.min()) < 0):
+        raise ValueError(f"expected labels in 0..{classes - 1}, got {int(labels.min())}..{highest - 1}")  # type: ignore[union-attr]
+    return classes
+
+
+def _agree(what: str, sizes: Mapping[str, int]) -> None:
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"expected one number of {what}, got {dict(sizes)}")

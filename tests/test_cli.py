@@ -254,13 +254,15 @@ def test_the_same_command_continues_a_run_that_was_stopped(
 ) -> None:
     assert quick("hydra.run.dir=whole", "budget.rounds=2").code == 0
 
-    def interrupted(self: Trainer, job: Any) -> Any:
-        raise OSError(28, "No space left on device") if job.round == 2 else None
+    fit = Trainer.fit
+
+    def full(self: Trainer, job: Any) -> Any:
+        if job.round == 2:
+            raise OSError(28, "No space left on device")
         return fit(self, job)
 
-    fit = Trainer.fit
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "fit", lambda self, job: interrupted(self, job) if job.round == 2 else fit(self, job))
+        patch.setattr(Trainer, "fit", full)
         answer = quick("budget.rounds=2")
         assert answer.code == 1
         assert "No space left on device" in answer.complaint
