@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-GROUPS = ("dataset", "setting", "net", "trainer", "selector", "oracle")
+GROUPS = ("dataset", "setting", "net", "trainer", "selector", "oracle", "reward")
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -43,6 +43,9 @@ def call(job: Callable[[], Any], config_name: str) -> None:
         hint = (nearest_option(text, config_name) or unusable_directory(text)) if stop.code else None
         sys.stderr.write(f"alenv: {hint}\n" if hint else text)
         raise
+    except KeyboardInterrupt:
+        sys.stderr.write("alenv: interrupted; the same command continues\n")
+        sys.exit(130)  # 128 + SIGINT
     sys.stderr.write(said.getvalue())
 
 
@@ -65,8 +68,11 @@ def nearest_option(message: str, config_name: str) -> str | None:
                 return f"'{key}' is not an option{_owners(key) or _near(key, known)}"
     for word in sys.argv[1:]:
         key, _, value = word.partition("=")
-        if key in GROUPS and "," not in value and value not in library.names(key) and "Could not find" in message:
-            return f"unknown {key} '{value}'{_near(value, library.names(key))}"
+        if key in GROUPS and value in ("", "null"):
+            return f"'{word}' chooses nothing; leave it out for the default, or choose one of: {', '.join(library.names(key))}"
+        for name in value.split(",") if key in GROUPS and "Could not find" in message else ():  # several: a multirun
+            if name not in library.names(key):
+                return f"unknown {key} '{name}'{_near(name, library.names(key))}"
     return None
 
 

@@ -36,8 +36,8 @@ class Head:
 
     Attributes:
         name: strategies find its outputs as `round.aux[name]`.
-        build: makes the module from the stages' shapes (without the batch axis), the number of classes and of labelled
-            examples. The module maps the list of stages to (B, K).
+        build: makes the module from the stages' shapes (without the batch axis), the number of classes and of training
+            examples (virtual ones included). The module maps the list of stages to (B, K).
         loss: scalar loss of one batch.
         joint: whether its gradient may reach the task model's body. Heads of mere candidates never do, so that adding a
             candidate does not change the task model.

@@ -18,12 +18,14 @@ class NoNoiseError(ValueError):
 class Laplace:
     """Gaussian posterior of a softmax head at its optimum, in independent blocks per class (Daxberger et al. 2021).
 
-    Block c is N((W_c, b_c), H_c^-1) with H_c = sum_i p_ic (1 - p_ic) [h_i, 1] [h_i, 1]^T + prior_precision I over the n
-    labelled examples. Factors are computed at the first draw.
+    Block c is N((W_c, b_c), H_c^-1) with H_c = sum_i w_i p_ic (1 - p_ic) [h_i, 1] [h_i, 1]^T + prior_precision I over the
+    n training examples of weight w_i. Factors are computed at the first draw.
     """
 
-    def __init__(self, features: Float[Tensor, "n D"], logits: Float[Tensor, "n C"], prior_precision: float) -> None:
-        self._features, self._logits, self._prior = features, logits, prior_precision
+    def __init__(
+        self, features: Float[Tensor, "n D"], logits: Float[Tensor, "n C"], weights: Float[Tensor, " n"], prior_precision: float
+    ) -> None:
+        self._features, self._logits, self._weights, self._prior = features, logits, weights, prior_precision
         self._factor: Tensor | None = None
 
     def factor(self) -> Float[Tensor, "C E E"]:
@@ -31,7 +33,7 @@ class Laplace:
         if self._factor is None:
             h = F.pad(self._features, (0, 1), value=1.0)  # (n, D+1)
             p = self._logits.softmax(1)
-            curvature = (p * (1 - p)).T.unsqueeze(1)  # (C, 1, n)
+            curvature = (self._weights * (p * (1 - p)).T).unsqueeze(1)  # (C, 1, n)
             hessian = (h.T.unsqueeze(0) * curvature) @ h  # (C, D+1, D+1)
             eye = torch.eye(h.shape[1], device=h.device, dtype=h.dtype)
             self._factor = torch.linalg.cholesky(hessian + self._prior * eye)

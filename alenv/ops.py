@@ -28,7 +28,9 @@ def top_two(values: Float[Tensor, "n C"]) -> tuple[Float[Tensor, " n"], Float[Te
 
 
 def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"]) -> Float[Tensor, "n k"]:
-    """Return |a_i - b_j|^2, never negative, from one matrix product."""
+    """Return |a_i - b_j|^2, never negative, from one matrix product; both are centred first, or a common offset would eat the digits."""
+    centre = b.mean(0)
+    a, b = a - centre, b - centre
     return (a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)).clamp_(min=0)
 
 
@@ -56,6 +58,7 @@ def kmeans_plus_plus(x: Float[Tensor, "n D"], k: int, generator: torch.Generator
     """
     if not 0 < k <= len(x):
         raise ValueError(f"expected 1..{len(x)} seeds, got {k}")
+    x = x - x.mean(0)  # a common offset would eat the digits of the distances
     norms = x.square().sum(1)
     free = torch.ones(len(x), dtype=x.dtype, device=x.device)
     picks = torch.empty(k, dtype=torch.int64, device=x.device)

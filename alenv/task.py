@@ -90,7 +90,7 @@ class Source:
         if len(set(examples.ids)) != len(examples.ids):
             raise ValueError(f"{self.name} {part}: ids repeat; every example needs an id of its own")
         if examples.inputs.is_floating_point():
-            bad = ~torch.isfinite(examples.inputs.flatten(1)).all(1)
+            bad = ~torch.isfinite(examples.inputs.reshape(len(examples), examples.inputs[:1].numel() or 1)).all(1)
             if bad.any():
                 where = [examples.ids[i] for i in torch.nonzero(bad).flatten()[:3].tolist()]
                 raise ValueError(f"{self.name} {part}: NaN or infinite values in {int(bad.sum())} inputs (ids {', '.join(where)}); mend or drop them")

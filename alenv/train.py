@@ -37,9 +37,9 @@ def _train(config: dict[str, Any], directory: Path) -> None:
     except (ValueError, ImportError, OSError) as error:
         with contextlib.suppress(OSError):
             directory.rmdir()  # nothing was written: leave no empty folder behind
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other runs go on
-            raise CompactHydraException(f"alenv: {error}") from error
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"alenv: {error}", markup=False)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other runs go on; Hydra repeats the first error at the end
+            raise CompactHydraException(f"alenv: {error}") from error
         sys.exit(1)
     summary = run.summary
     area = "no test split" if summary["aubc"] is None else f"{summary['metric']} {summary['final']:.4f}, area under its curve {summary['aubc']:.4f}"

@@ -57,6 +57,11 @@ class Job:
         if len(self.targets) == 0 and self.virtual is None:
             raise ValueError("expected at least one labelled example to train on, got none; buy a larger initial set")
 
+    @property
+    def size(self) -> int:
+        """How many examples are trained on, virtual ones included."""
+        return len(self.targets) + (0 if self.virtual is None else len(self.virtual.targets))
+
     def examples(self, num_classes: int) -> tuple[Tensor, Float[Tensor, "m C"], Float[Tensor, " m"]]:
         """Return inputs, target probabilities and weights, virtual examples included."""
         inputs, targets = self.inputs, one_hot(self.targets, num_classes)
@@ -91,8 +96,8 @@ class Trainer:
         weight_decay: of AdamW.
         prior_precision: of the convex head: 1/variance of its Gaussian prior.
         augment: use the data set's augmentation.
-        precision: "auto" is bfloat16 autocast and channels-last for convolutional nets where the device has bfloat16 natively,
-            float32 elsewhere.
+        precision: "auto" is bfloat16 autocast and channels-last for nets on images (inputs of four axes) where the device has bfloat16
+            natively, float32 elsewhere; heads and losses are always float32.
         inference_batch: examples per forward pass when nothing is trained.
     """
 
@@ -101,6 +106,8 @@ class Trainer:
         weight_decay: float = 0.01, prior_precision: float = 1.0, augment: bool = True,
         precision: Literal["auto", "float32", "bfloat16"] = "auto", inference_batch: int = 2048,
     ) -> None:  # fmt: skip
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"expected trainer.precision=auto, float32 or bfloat16, got '{precision}'")
         self.device = pick_device(device)
         self.epochs, self.min_steps, self.batch_size = epochs, min_steps, batch_size
         self.lr, self.weight_decay, self.prior_precision = lr, weight_decay, prior_precision
@@ -147,8 +154,6 @@ class Trainer:
     def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:
         """Run `model` over `inputs` once, without augmentation or noise."""
         pieces = [self._outputs(model, block) for block in inputs.split(self.inference_batch)]
-        if not pieces:
-            return Outputs(model.linear.weight.new_zeros(0, model.feature_dim), model.linear.weight.new_zeros(0, model.num_outputs), {})
         aux = {name: torch.cat([p.aux[name] for p in pieces]) for name in pieces[0].aux}
         return Outputs(torch.cat([p.embeddings for p in pieces]), torch.cat([p.logits for p in pieces]), aux)
 
@@ -168,21 +173,17 @@ class Trainer:
 
     def _fit_convex(self, model: TaskModel, job: Job) -> None:
         inputs, targets, weights = job.examples(model.num_outputs)
-        h = self._features(model, inputs)
+        h = self.outputs(model, inputs).embeddings
         theta = fit_softmax(h[None], targets[None], weights[None], prior_precision=self.prior_precision)[0]
         with torch.no_grad():
             model.linear.weight.copy_(theta[:, :-1])
             model.linear.bias.copy_(theta[:, -1])
         self._attach_posterior(model, job)
 
-    @torch.no_grad()
     def _attach_posterior(self, model: TaskModel, job: Job) -> None:
-        h = self._features(model, job.inputs)
-        model.laplace = Laplace(h, model.head(h), self.prior_precision)
-
-    @torch.no_grad()
-    def _features(self, model: TaskModel, inputs: Tensor) -> Tensor:
-        return torch.cat([model.features(block) for block in inputs.split(self.inference_batch)])
+        inputs, _, weights = job.examples(model.num_outputs)
+        found = self.outputs(model, inputs)
+        model.laplace = Laplace(found.embeddings, found.logits, weights, self.prior_precision)
 
     def _descend(self, model: TaskModel, job: Job) -> None:
         """Train by gradient descent whatever the convex solver has not: the whole net, or its extra heads alone."""
@@ -237,7 +238,7 @@ class Trainer:
         shapes = [stage.shape[1:] for stage in stages]
         for head in job.heads:
             with job.streams.scoped(f"init/heads/{head.name}"):
-                model.aux[head.name] = head.build(shapes, model.num_outputs, len(job.inputs)).to(self.device)
+                model.aux[head.name] = head.build(shapes, model.num_outputs, job.size).to(self.device)
 
     def half(self, inputs: Tensor) -> bool:
         """Whether nets run in bfloat16 on such inputs."""

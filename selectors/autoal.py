@@ -163,6 +163,7 @@ class AutoAL(Selector):
 
     def _step_fit(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
         fit_net.train()
+        self.search_net.eval()
         with torch.no_grad():
             selected = self._selected(batch)
         loss = fit_loss(selected, self._losses(fit_net, batch.inputs, batch.targets))

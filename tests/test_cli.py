@@ -108,6 +108,7 @@ def test_a_run_leaves_what_the_design_promises_and_nothing_of_hydra(quick: Comma
         ("dataset=digit", "unknown dataset 'digit'; did you mean 'digits'?"),
         ("net=small-cnn", "unknown net 'small-cnn'; did you mean 'small_cnn'?"),
         ("oracle=nosy", "unknown oracle 'nosy'; did you mean 'noisy'?"),
+        ("reward=gian", "unknown reward 'gian'; did you mean 'gain'?"),
     ],
 )
 def test_a_misspelt_option_or_choice_gets_one_line_with_the_nearest(
@@ -120,6 +121,26 @@ def test_a_misspelt_option_or_choice_gets_one_line_with_the_nearest(
 
 def test_a_choice_like_no_other_is_answered_by_all_there_are(command: Command) -> None:
     assert command("setting=zzz").complaint.startswith("alenv: unknown setting 'zzz'; there are: ")
+
+
+def test_a_choice_of_nothing_is_answered_by_what_there_is(command: Command) -> None:
+    assert command("net=null").complaint.startswith(
+        "alenv: 'net=null' chooses nothing; leave it out for the default, or choose one of: "
+    )
+
+
+def test_a_misspelt_choice_among_several_is_the_one_that_is_named(command: Command) -> None:
+    answer = command("-m", "selector=fixed,randon_pick", "seed=0,1")
+    assert (answer.code, answer.complaint) == (1, "alenv: unknown selector 'randon_pick'; did you mean 'random_pick'?")
+
+
+def test_each_failing_run_of_several_is_told_at_once_and_the_others_go_on(command: Command, tmp_path: Path) -> None:
+    answer = command("-m", "selector=random_pick", "device=cpu", "budget.rounds=1000,1,2000", "draws=5")
+    assert answer.code == 1
+    told = [line for line in answer.err.splitlines() if line.startswith("alenv: the budget buys")]
+    assert ["20020" in told[0], "40020" in told[1]] == [True, True]
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) == 1
+    assert len([path for path in (tmp_path / "runs").iterdir() if path.is_dir()]) == 1, "no empty folders"
 
 
 def test_an_option_of_another_choice_says_whose_it_is(command: Command) -> None:
@@ -272,6 +293,22 @@ def test_the_same_command_continues_a_run_that_was_stopped(
     assert lines(tmp_path / "run" / "purchases.jsonl") == lines(tmp_path / "whole" / "purchases.jsonl")
 
 
+def test_an_interrupted_run_says_how_to_go_on_and_does(quick: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = Trainer.fit
+
+    def interrupted(self: Trainer, job: Any) -> Any:
+        if job.round == 1:
+            raise KeyboardInterrupt
+        return fit(self, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", interrupted)
+        answer = quick()
+    assert (answer.code, answer.complaint) == (130, "alenv: interrupted; the same command continues")
+    answer = quick()
+    assert answer.code == 0, answer.err
+
+
 def test_a_strategy_of_the_users_own_is_found_in_the_working_directory(quick: Command, tmp_path: Path) -> None:
     (tmp_path / "my_strategy_of_the_cli.py").write_text(
         "from alenv.strategies.margin import Margin\nclass Mine(Margin):\n    pass\n"
@@ -302,7 +339,6 @@ def test_a_person_is_asked_with_exit_code_0_and_answered_by_the_same_command(qui
     assert len(question.read_text().splitlines()) == 1 + 20
 
 
-@pytest.mark.xfail(strict=True, reason="configs/reward/ makes Hydra read reward= as a group, which train.yaml does not declare")
 @pytest.mark.parametrize("name", ["level", "normalized_gain"])
 def test_the_reward_is_an_option_of_the_command_line(quick: Command, name: str) -> None:
     answer = quick(f"reward={name}")

@@ -285,7 +285,8 @@ def test_one_pass_over_the_candidates_serves_all_strategies_and_the_observation(
     original = env.problem.trainer.outputs
     env.problem.trainer.outputs = lambda model, inputs: calls.append(len(inputs)) or original(model, inputs)
     env.step(np.zeros(7, np.float32))
-    assert sorted(calls) == sorted([297, 150, env.problem.pool_size - 40])  # test, validation, candidates of the next round
+    over_the_pool = [size for size in calls if size > 297]  # the others: training, test and validation examples
+    assert over_the_pool == [env.problem.pool_size - 40]
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def run(words: Sequence[str | Path], cwd: Path, code: int = 0) -> Done:
 
 
 def tracked() -> list[Path]:
-    """Return what a clone would hold, new files included."""
+    """Return the names of what a clone would hold, new files included."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout")
     listed = subprocess.run(
@@ -51,13 +51,21 @@ def tracked() -> list[Path]:
     return [Path(name) for name in sorted(set(listed.stdout.split("\0"))) if name and (ROOT / name).exists()]
 
 
-def copy_of_checkout(target: Path, links: bool = True) -> Path:
-    """Copy the checkout; without `links`, as clones on systems that know none have it."""
+@pytest.fixture(scope="session")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout as it is now; every other copy is made from this one, so they agree."""
+    target = tmp_path_factory.mktemp("snapshot")
     for name in tracked():
-        if not links and name in [Path("alenv", link) for link in LINKS]:
-            continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target / name, follow_symlinks=False)
+    return target
+
+
+def copied(snapshot: Path, target: Path, links: bool = True) -> Path:
+    """Copy the checkout; without `links`, as clones on systems that know none have it."""
+    shutil.copytree(snapshot, target, symlinks=True, dirs_exist_ok=True)
+    for link in () if links else LINKS:
+        (target / "alenv" / link).unlink()
     return target
 
 
@@ -116,19 +124,19 @@ def bare(tmp_path_factory: pytest.TempPathFactory, dependencies: Path) -> Enviro
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_checkout(tmp_path_factory.mktemp("checkout"))
+def checkout(tmp_path_factory: pytest.TempPathFactory, snapshot: Path) -> Path:
+    return copied(snapshot, tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(scope="session")
-def clone_without_links(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_checkout(tmp_path_factory.mktemp("clone"), links=False)
+def clone_without_links(tmp_path_factory: pytest.TempPathFactory, snapshot: Path) -> Path:
+    return copied(snapshot, tmp_path_factory.mktemp("clone"), links=False)
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory, snapshot: Path) -> Path:
     """The wheel, built from a copy: building in the checkout would leave `build/` behind."""
-    return built_wheel(copy_of_checkout(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel"))
+    return built_wheel(copied(snapshot, tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel"))
 
 
 def built_wheel(source: Path, target: Path) -> Path:
@@ -147,10 +155,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory, dependencies: Path, whee
 
 
 @pytest.fixture(scope="session")
-def editable(tmp_path_factory: pytest.TempPathFactory, dependencies: Path) -> tuple[Environment, Path]:
+def editable(tmp_path_factory: pytest.TempPathFactory, dependencies: Path, snapshot: Path) -> tuple[Environment, Path]:
     """An environment with an editable install, and the checkout it points to."""
     made = environment(tmp_path_factory.mktemp("editable"), dependencies)
-    source = copy_of_checkout(tmp_path_factory.mktemp("editable-source"))
+    source = copied(snapshot, tmp_path_factory.mktemp("editable-source"))
     made.install("--no-build-isolation", "--editable", source)
     return made, source
 
@@ -274,8 +282,8 @@ def test_an_editable_install_sees_a_new_strategy_at_once(editable: tuple[Environ
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_library_its_configurations_and_nothing_else(wheel: Path) -> None:
-    files = tracked()
+def test_the_wheel_holds_the_library_its_configurations_and_nothing_else(wheel: Path, snapshot: Path) -> None:
+    files = [path.relative_to(snapshot) for path in snapshot.rglob("*") if path.is_file() or path.is_symlink()]
     expected = {str(name) for name in files if name.parts[0] == "alenv" and name.name not in LINKS}
     expected |= {f"alenv/{name}" for name in files if name.parts[0] in LINKS}
     found = {name for name in contents(wheel) if not name.split("/")[0].endswith(".dist-info")}
@@ -325,8 +333,8 @@ def test_the_commands_exist_and_run(installed: Environment, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_an_sdist_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    source = copy_of_checkout(tmp_path / "source")
+def test_an_sdist_makes_the_same_wheel(wheel: Path, snapshot: Path, tmp_path: Path) -> None:
+    source = copied(snapshot, tmp_path / "source")
     hook = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
     archive = tmp_path / run([sys.executable, "-c", hook, tmp_path], source).out.splitlines()[-1]
     unpacked = tmp_path / "unpacked"
@@ -340,9 +348,9 @@ def test_an_sdist_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_build_command_makes_the_same_wheel_through_an_sdist(wheel: Path, tmp_path: Path) -> None:
+def test_the_build_command_makes_the_same_wheel_through_an_sdist(wheel: Path, snapshot: Path, tmp_path: Path) -> None:
     pytest.importorskip("build", reason="build is absent")
-    source = copy_of_checkout(tmp_path / "source")
+    source = copied(snapshot, tmp_path / "source")
     run([sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", source], tmp_path)
     (again,) = (tmp_path / "dist").glob("*.whl")
     assert contents(again) == contents(wheel)
@@ -373,8 +381,8 @@ def add_strategy(root: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_strategy_is_one_python_file_and_one_yaml_file(bare: Environment, tmp_path: Path) -> None:
-    root = copy_of_checkout(tmp_path / "checkout", links=False)
+def test_a_new_strategy_is_one_python_file_and_one_yaml_file(bare: Environment, snapshot: Path, tmp_path: Path) -> None:
+    root = copied(snapshot, tmp_path / "checkout", links=False)
     add_strategy(root, "newcomer")
     run([bare.python, "-m", "alenv.train", "selector=fixed", "selector.strategy=newcomer", "budget.rounds=1", "device=cpu"], root)
     (rounds,) = (root / "runs").glob("*/rounds.jsonl")

@@ -28,7 +28,7 @@ def noise(seed=0):
 def with_posterior(features=None, dim=3, classes=4):
     model = built(linear, (dim,), classes)
     features = normal(12, dim, name="labelled") if features is None else features
-    model.laplace = Laplace(features, model.head(features), prior_precision=0.7)
+    model.laplace = Laplace(features, model.head(features), torch.ones(len(features)), prior_precision=0.7)
     return model
 
 
@@ -123,20 +123,21 @@ def test_dropout_leaves_the_bias_of_a_head_alone():
 
 def test_laplace_factors_are_those_of_the_curvature_worked_out_by_hand():
     features, logits = normal(5, 2, name="h", dtype=torch.float64), normal(5, 3, name="logits", dtype=torch.float64)
-    factor = Laplace(features, logits, prior_precision=0.7).factor().numpy()
+    weights = torch.tensor([1.0, 1.0, 0.0, 2.0, 1.0], dtype=torch.float64)
+    factor = Laplace(features, logits, weights, prior_precision=0.7).factor().numpy()
     p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True)
     for c in range(3):
         hessian = 0.7 * np.eye(3)
         for i in range(5):
             h = np.append(features[i].numpy(), 1.0)
-            hessian += p[i, c] * (1 - p[i, c]) * np.outer(h, h)
+            hessian += float(weights[i]) * p[i, c] * (1 - p[i, c]) * np.outer(h, h)
         np.testing.assert_allclose(factor[c] @ factor[c].T, hessian, rtol=1e-9)
         np.testing.assert_allclose(np.triu(factor[c], 1), 0)
 
 
 def test_laplace_draws_have_the_inverse_curvature_as_covariance_and_no_correlation_between_classes():
     features, logits = 3 * normal(6, 2, name="h", dtype=torch.float64), normal(6, 3, name="logits", dtype=torch.float64)
-    laplace = Laplace(features, logits, prior_precision=0.5)
+    laplace = Laplace(features, logits, torch.ones(len(features)), prior_precision=0.5)
     draws = laplace.deviations(40_000, noise()).flatten(1).numpy()
     expected = np.zeros((9, 9))
     for c, factor in enumerate(laplace.factor().numpy()):

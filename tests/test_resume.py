@@ -558,7 +558,6 @@ def test_a_run_killed_at_every_delicate_place_ends_like_one_that_was_not(name: s
 
     assert drive("whole", []) == [[0, 6]]
     died = drive("killed", PLAN)
-    print(died)
     assert [signal_ for signal_, _ in died] == [signal.SIGKILL] * len(PLAN) + [0], died
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert_events_fit(tmp_path / "killed")

@@ -179,7 +179,7 @@ def test_a_certain_row_has_logits_without_nan() -> None:
 def test_numpy_arrays_and_lists_are_taken() -> None:
     probs = np.array([[0.7, 0.3], [0.4, 0.6]])
     head = (np.eye(2), [0, 1])
-    now = Round.from_arrays(probs=probs, labels=[1, 0], labeled_embeddings=np.zeros((2, 3), dtype=np.float32), head=head)
+    now = Round.from_arrays(probs=probs, labels=[1, 0], labeled_embeddings=np.zeros((2, 2), dtype=np.float32), head=head)
     assert now.probs.dtype == torch.float64
     assert now.labels.dtype == torch.int64
     assert now.head[1].tolist() == [0, 1]
@@ -379,7 +379,34 @@ def test_a_rehearsal_shows_only_the_labels_asked_for() -> None:
     torch.testing.assert_close(half.labeled_embeddings, other.features(an_input()[[0, 20]]))
     assert torch.equal(half.features("semantic").candidates, random(SIZE, 3, name="semantic")[[3, 29]])
     assert outputs.rows == [2, 2]
-    assert torch.equal(half.within(torch.tensor([3]), torch.tensor([11]), other).labels, torch.tensor([1]))
+    assert torch.nonzero(half.pool.labels >= 0).flatten().tolist() == [0, 20]
+    with pytest.raises(ValueError, match="never bought"):
+        half.within(torch.tensor([3]), torch.tensor([11]), other)
+    assert half.within(torch.tensor([20]), torch.tensor([0]), other).labels.tolist() == [0]
+
+
+def test_what_was_not_given_is_missing_by_name_also_inside_dictionaries_and_pairs() -> None:
+    now = Round.from_arrays(probs=np.eye(2), features={"semantic": np.ones((2, 3))})
+    for read in (lambda: now.labels, lambda: now.aux["loss"], lambda: now.features("semantic").labeled):
+        with pytest.raises(MissingOutputError):
+            read()
+    assert not now.has("labels")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"probs": np.eye(3), "logits": np.ones((3, 2))},
+        {"probs": np.eye(3), "num_classes": 9},
+        {"probs": np.eye(3), "labels": [0, 3]},
+        {"probs": np.eye(3), "labels": [0, -1]},
+        {"embeddings": np.ones((3, 4)), "head": (np.ones((2, 5)), np.ones(2))},
+        {"mc_probs": np.ones(3)},
+    ],
+)
+def test_arrays_that_contradict_each_other_are_refused(arrays) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Round.from_arrays(**arrays)
 
 
 @pytest.mark.parametrize("index", [7, 15, 1], ids=["abstained", "outside", "never bought"])
