@@ -9,8 +9,9 @@ import gymnasium
 
 from alenv.version import VERSION as __version__
 
-if Path(__file__).resolve().parent.parent.joinpath("pyproject.toml").is_file():
-    __path__.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout: selectors/, strategies/, configs/ stand beside us
+_root = Path(__file__).resolve().parent.parent
+if (_root / "pyproject.toml").is_file() and (_root / "configs" / "train.yaml").is_file():
+    __path__.insert(0, str(_root))  # a checkout: selectors/, strategies/ and configs/ stand beside this folder, not in it
 
 for _name, _action in {"Pick": "pick", "Mix": "mix", "SampleMix": "sample_mix"}.items():
     gymnasium.register(f"alenv/{_name}-v0", entry_point="alenv.env:ActiveLearningEnv", kwargs={"action": _action})

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -51,9 +52,12 @@ class Plan:
     stop_accuracy: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("initial", "batch", "rounds", "draws"):
-            if getattr(self, name) < (1 if name != "rounds" else 0):
-                raise ValueError(f"expected budget.{name} >= 1, got {getattr(self, name)}")
+        least = {"initial": 1, "batch": 1, "rounds": 0, "draws": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                option = "draws" if name == "draws" else f"budget.{name}"
+                raise ValueError(f"expected {option} to be a whole number >= {low}, got {value!r}")
         if self.votes < 1:
             raise ValueError(f"expected votes >= 1 (each strategy marks votes x batch candidates), got {self.votes}")
 
@@ -333,7 +337,8 @@ def action_weights(kind: ActionKind, action: Any, strategies: int, pool_size: in
     return torch.softmax(LOGIT_SCALE * values.float(), dim=-1)
 
 
-def weights_action(weights: Float[Tensor, "*rows S"]) -> Float[Tensor, "*rows S"]:
+def weights_action(weights: Float[Tensor, "*rows S"]) -> npt.NDArray[np.float32]:
     """Return the action in [-1, 1] whose weights are `weights`; ratios beyond e^20 are cut."""
     logits = weights.clamp(min=torch.finfo(weights.dtype).tiny).log() / LOGIT_SCALE
-    return (1 + logits - logits.amax(-1, keepdim=True)).clamp(min=-1)
+    action = (1 + logits - logits.amax(-1, keepdim=True)).clamp(min=-1)
+    return action.float().cpu().numpy()  # Gymnasium wants arrays

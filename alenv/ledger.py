@@ -50,10 +50,11 @@ class Ledger:
             query = self._as_bought(query, standing)
         if len(known) < len(query.ids):
             self._ask(query, known)
-        received = getattr(self._oracle, "received", None)
-        if received is not None:
-            received()
-        self._asked.unlink(missing_ok=True)
+        if all(row["round"] <= query.round for row in self._open_question()):  # rounds repeated from the ledger leave a later one alone
+            received = getattr(self._oracle, "received", None)
+            if received is not None:
+                received()
+            self._asked.unlink(missing_ok=True)
         rows = {row["id"]: row for row in self._rows[query.round]}
         price = getattr(self._oracle, "price", len)
         return query, [rows[id_]["target"] for id_ in query.ids], float(price(query.indices))
@@ -81,8 +82,10 @@ class Ledger:
         self._rows.setdefault(query.round, []).extend(rows)
 
     def _waiting(self, round: int) -> list[dict[str, Any]]:
-        rows = json.loads(self._asked.read_text(encoding="utf-8")) if self._asked.exists() else []
-        return [row for row in rows if row["round"] == round]
+        return [row for row in self._open_question() if row["round"] == round]
+
+    def _open_question(self) -> list[dict[str, Any]]:
+        return json.loads(self._asked.read_text(encoding="utf-8")) if self._asked.exists() else []
 
     def _as_bought(self, query: Query, rows: list[dict[str, Any]]) -> Query:
         """Return the question on file: it stands, even where a device that is not deterministic would now ask another one."""

@@ -108,6 +108,11 @@ class Runner:
         """Build a runner from a resolved configuration (the keys of `configs/train.yaml`; things as names or mappings)."""
         selector: Selector = library.build("selector", config.get("selector", "autoal"))
         budget, stop = config.get("budget", {}), config.get("stop", {})
+        for name, value in (("budget", budget), ("stop", stop)):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"expected {name} to hold options ({name}.<option>=...), got {name}={value!r}")
+        if isinstance(config.get("seed", 0), bool) or not isinstance(config.get("seed", 0), int):
+            raise ValueError(f"expected seed to be a whole number, got {config['seed']!r}")
         plan = Plan(**budget, draws=config.get("draws", 10), stop_accuracy=stop.get("accuracy"))
         problem = assemble(
             dataset=config.get("dataset", "digits"), setting=config.get("setting", "standard"), net=config.get("net", "linear"),

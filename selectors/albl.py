@@ -55,13 +55,13 @@ class ALBL(Selector):
 
     def act(self, observation: Observation, ballot: Ballot) -> Any:
         """Return the action whose weights are p."""
-        return weights_action(self.probabilities).float().numpy()
+        return weights_action(self.probabilities)
 
     def update(self, transition: Transition) -> dict[str, float]:
         """Apply the EXP4.P update for every sample bought."""
         p = self.probabilities
         bonus = math.sqrt(math.log(self._experts / self.delta) / (self._experts * self._horizon)) / p
-        advice, propensity = transition.query.advice.cpu().double(), transition.query.propensity.cpu().double()
+        advice, propensity = transition.query.advice.to(p), transition.query.propensity.to(p)
         estimates = transition.reward * advice / propensity.clamp(min=1e-12)  # (K, B)
         self._log_weights = self._log_weights + self._floor / 2 * (estimates + bonus.unsqueeze(1)).sum(1)
         self._log_weights = self._log_weights - self._log_weights.max()
@@ -74,4 +74,4 @@ class ALBL(Selector):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._log_weights = state["log_weights"].cpu()
+        self._log_weights = state["log_weights"].to(self._log_weights)

@@ -18,7 +18,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -78,9 +77,8 @@ class AutoAL(Selector):
         if rehearsal is None:
             weights = torch.full_like(weights, 1 / len(ballot.names))
         self._logs |= {f"pool_weight/{name}": w for name, w in zip(ballot.names, weights.mean(0).tolist(), strict=True)}
-        action = np.zeros((self.context.pool_size, len(ballot.names)), np.float32)
-        action[round.candidates.cpu().numpy()] = weights_action(weights).cpu().numpy()
-        return action
+        everyone = weights.new_ones(self.context.pool_size, len(ballot.names))
+        return weights_action(everyone.index_copy(0, round.candidates, weights))
 
     def update(self, transition: Transition) -> dict[str, float]:
         """Return the search losses, the pool's mean weights, and each candidate's share of what was bought."""

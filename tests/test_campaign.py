@@ -372,14 +372,14 @@ def test_a_mixture_is_the_softmax_of_ten_times_the_action() -> None:
 def test_weights_become_an_action_and_come_back(shape: tuple[int, ...]) -> None:
     weights = (4 * torch.randn(shape, generator=Streams(0)("weights"))).softmax(-1).clamp(min=1e-7)
     weights = weights / weights.sum(-1, keepdim=True)
-    action = weights_action(weights)
+    action = torch.from_numpy(weights_action(weights))
     assert float(action.abs().max()) <= 1
     kind = "mix" if len(shape) == 1 else "sample_mix"
     torch.testing.assert_close(action_weights(kind, action, shape[-1], shape[0]), weights, atol=1e-6, rtol=1e-4)
 
 
 def test_a_weight_of_zero_becomes_the_least_an_action_can_say() -> None:
-    action = weights_action(torch.tensor([0.0, 1.0, 0.0]))
+    action = torch.from_numpy(weights_action(torch.tensor([0.0, 1.0, 0.0])))
     assert action.tolist() == [-1.0, 1.0, -1.0]
     assert action_weights("mix", action, 3, 9).tolist() == pytest.approx([0, 1, 0], abs=3e-9)
 

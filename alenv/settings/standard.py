@@ -32,6 +32,6 @@ def validation_size(examples: int, validation: float | int | None) -> int:
     """Return how many examples `validation` means."""
     if validation is None:
         return min(VALIDATION_MOST, int(VALIDATION_SHARE * examples))
-    if validation < 0:
-        raise ValueError(f"expected validation >= 0, got {validation}")
+    if isinstance(validation, bool) or not isinstance(validation, int | float) or validation < 0:
+        raise ValueError(f"expected validation to be a number >= 0 (a size, or a share below 1), got {validation!r}")
     return int(validation * examples) if isinstance(validation, float) and validation < 1 else int(validation)
