@@ -81,4 +81,6 @@ def _unit(scores: Tensor) -> Tensor:
     finite = scores[scores.isfinite()]  # infinite scores share the extremes
     low, high = (finite.min(), finite.max()) if len(finite) else (scores.new_zeros(()), scores.new_ones(()))
     scores = scores.clamp(low, high)
-    return torch.where(high > low, (scores - low) / (high - low).clamp(min=torch.finfo(scores.dtype).tiny), torch.zeros_like(scores))
+    return torch.where(
+        high > low, (scores - low) / (high - low).clamp(min=torch.finfo(scores.dtype).tiny), torch.zeros_like(scores)
+    )

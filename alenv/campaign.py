@@ -170,7 +170,9 @@ class Campaign:
             action: "pick": a strategy's number; "mix": (S,) in [-1, 1]; "sample_mix": (N, S) in [-1, 1]. Weights are softmax(10 x action).
         """
         if self.done or not self.records:
-            raise ValueError("choose() was called on a campaign that is over or has not begun; call begin() first, or start another one")
+            raise ValueError(
+                "choose() was called on a campaign that is over or has not begun; call begin() first, or start another one"
+            )
         self._require_trained("choose")
         with self.clock("select"):
             batch = self._batch(action)
@@ -203,7 +205,9 @@ class Campaign:
         """Return the training on everything labelled so far."""
         labeled = torch.nonzero(self.pool.labeled).flatten()
         if len(labeled) == 0:
-            raise ValueError(f"none of the {self.pool.bought} purchases has a usable label; buy a larger initial set (budget.initial)")
+            raise ValueError(
+                f"none of the {self.pool.bought} purchases has a usable label; buy a larger initial set (budget.initial)"
+            )
         heads = tuple(head for strategy in self.strategies.values() for head in strategy.heads())
         unique = {head.name: replace(head, joint=True) if self._joint else head for head in heads}
         return Job(
@@ -214,12 +218,12 @@ class Campaign:
     def rehearse(self, query: Query, labels: list[int | None]) -> Job:
         """Return the training that `receive(labels)` would call for, and forget the question: nothing is bought."""
         self._query = None
-        usable = [i for i, label in enumerate(labels) if label is not None and label >= 0]
-        targets = torch.tensor([labels[i] for i in usable], dtype=torch.int64, device=self.trainer.device)
-        job = self.job()
-        return replace(
-            job, inputs=torch.cat([job.inputs, self.task.inputs[query.indices[usable]]]), targets=torch.cat([job.targets, targets])
-        )  # fmt: skip
+        real, self.pool = self.pool, self.pool.showing(torch.nonzero(self.pool.labeled).flatten())
+        try:
+            self.pool.reveal(query.indices, labels)
+            return self.job()
+        finally:
+            self.pool = real
 
     def advance(self, model: TaskModel) -> Record:
         """Take the trained model, open the next round and return the record of the one that ends."""
@@ -307,7 +311,9 @@ class Campaign:
         usable = self.pool.labels[later] >= 0
 
         def correct() -> Tensor:
-            return self.trainer.outputs(model, self.task.inputs[later]).logits.argmax(1)[usable] == self.pool.labels[later][usable]
+            return (
+                self.trainer.outputs(model, self.task.inputs[later]).logits.argmax(1)[usable] == self.pool.labels[later][usable]
+            )
 
         return Trace(
             validation=validation, bought=[r.bought for r in self.records], horizon=self.plan.batch * self.plan.rounds,

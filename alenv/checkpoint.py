@@ -33,7 +33,9 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
             header = json.loads(file.metadata()["state"])
             return _unpacked(header, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to repeat the rounds since the start, bought labels are kept") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it to repeat the rounds since the start, bought labels are kept"
+        ) from error
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -56,7 +56,12 @@ def check_strategy(strategy: Strategy, device: torch.device | str = "cpu") -> No
     for budget in (1, 7, size, size + 5):
         picks = _select(strategy, world.round(), budget, "shape: min(budget, U) distinct positions")
         again = _select(strategy, world.round(), budget, "one seed, one result")
-        _require(torch.equal(picks, again), f"{name}: one seed, one result", f"two calls with budget {budget} differ", "draw from round.generator(name) only")
+        _require(
+            torch.equal(picks, again),
+            f"{name}: one seed, one result",
+            f"two calls with budget {budget} differ",
+            "draw from round.generator(name) only",
+        )
     _check_reads(strategy, world)
     _check_global_randomness(strategy, world)
     _select(strategy, world.round(identical=True), 7, "identical candidates survive")
@@ -85,7 +90,12 @@ def check_selector(selector: Selector) -> None:
     _require(_same(first, _play(selector, strategies=3)), f"{name}: begin() forgets", "a second campaign with the same seed went differently", "reset all state in begin()")  # fmt: skip
     with _shaken():
         shaken = _play(copy.deepcopy(fresh), strategies=3)
-    _require(_same(first, shaken), f"{name}: global generators are irrelevant", "other global seeds gave other actions", "draw from context.streams only")
+    _require(
+        _same(first, shaken),
+        f"{name}: global generators are irrelevant",
+        "other global seeds gave other actions",
+        "draw from context.streams only",
+    )
     resumed = _play(copy.deepcopy(fresh), strategies=3, restore_at=2, other=copy.deepcopy(fresh))
     _require(_same(first, resumed), f"{name}: state_dict is complete", "a selector restored in mid-campaign acted differently", "put everything learned into state_dict()")  # fmt: skip
     if selector.candidates is None:
@@ -175,7 +185,9 @@ def _check_reads(strategy: Strategy, world: _World) -> None:
     implied |= {"aux"} if any(need.startswith("aux:") for need in declared) else set()
     asked = {name for name in watched.read if name in OFFERS or name.startswith("features:")}
     undeclared = asked - declared - implied
-    _require(not undeclared, f"{type(strategy).__name__}: needs are declared", f"it reads {sorted(undeclared)}", "add them to `needs`")
+    _require(
+        not undeclared, f"{type(strategy).__name__}: needs are declared", f"it reads {sorted(undeclared)}", "add them to `needs`"
+    )
 
 
 def _check_global_randomness(strategy: Strategy, world: _World) -> None:
@@ -197,7 +209,12 @@ def _check_nothing_changes(strategy: Strategy, world: _World) -> None:
     _select(strategy, round, 7, "shape: min(budget, U) distinct positions")
     after = _snapshot(world.model, world.pool, round)
     changed = [key for key, value in before.items() if not _same(value, after.get(key))]
-    _require(not changed, f"{type(strategy).__name__}: scoring changes nothing", f"changed: {changed}", "work on copies, in eval mode, under no_grad")
+    _require(
+        not changed,
+        f"{type(strategy).__name__}: scoring changes nothing",
+        f"changed: {changed}",
+        "work on copies, in eval mode, under no_grad",
+    )
 
 
 def _check_scores(strategy: ScoreStrategy, world: _World) -> None:
@@ -212,7 +229,9 @@ def _check_scores(strategy: ScoreStrategy, world: _World) -> None:
     if strategy.pointwise:
         round = world.round()
         parts = torch.cat([strategy.score(block) for block in round.blocks(*strategy.needs, size=7)])
-        _require(_close(scores, parts), f"{name}: pointwise", "blocks of 7 give other scores than the whole", "set pointwise = False")
+        _require(
+            _close(scores, parts), f"{name}: pointwise", "blocks of 7 give other scores than the whole", "set pointwise = False"
+        )
 
 
 def _play(
@@ -244,7 +263,12 @@ def _play(
         changed = [key for key, value in before.items() if not _same(value, after.get(key))]
         _require(not changed, f"{name}: acting changes nothing", f"changed: {changed}", "work on copies of model and outputs")
         fits = env.action_space.contains(np.asarray(action) if selector.action_kind == "pick" else action)
-        _require(fits, f"{name}: actions lie in the action space", f"{env.action_space} does not hold {action!r}", "return what action_kind says")
+        _require(
+            fits,
+            f"{name}: actions lie in the action space",
+            f"{env.action_space} does not hold {action!r}",
+            "return what action_kind says",
+        )
         following, reward, done, _, _ = env.step(action)
         record = campaign.records[-1]
         logged = selector.update(Transition(observation, action, env.query, record, reward, following, done))
@@ -262,7 +286,9 @@ def _problem(selector: Selector, strategies: int) -> Problem:
         toys: dict[str, Strategy] = {name: cls() for name, cls in list(TOYS.items())[:strategies]}
         required = {name: library.build("strategy", name) for name in selector.requires}
         candidates = toys | required
-    plan = Plan(initial=12, batch=6, rounds=4, action=selector.action_kind, mixing=selector.mixing, votes=max(1.0, selector.votes))
+    plan = Plan(
+        initial=12, batch=6, rounds=4, action=selector.action_kind, mixing=selector.mixing, votes=max(1.0, selector.votes)
+    )
     return Problem(blobs(5), _split, _net_for, Trainer(device="cpu"), candidates, plan, reward=NormalizedGain())
 
 

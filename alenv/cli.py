@@ -27,7 +27,9 @@ def run_name(*, _root_: DictConfig) -> str:
     from alenv.rundir import config_hash
 
     config, choices = resolved(_root_), _root_.hydra.runtime.choices
-    return "-".join(str(part) for part in (choices.dataset, choices.setting, choices.selector, config["seed"], config_hash(config)))
+    return "-".join(
+        str(part) for part in (choices.dataset, choices.setting, choices.selector, config["seed"], config_hash(config))
+    )
 
 
 def call(job: Callable[[], Any], config_name: str) -> None:

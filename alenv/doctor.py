@@ -43,7 +43,10 @@ def main() -> None:
     width = max(len(f.about) for f in findings)
     for finding in findings:
         mark = {True: "ok     ", False: "MISSING", None: "-      "}[finding.well]
-        print(f"{mark} {finding.about:<{width}}  {finding.found}" + (f"\n{'':<{width + 10}}-> {finding.remedy}" if finding.remedy else ""))
+        print(
+            f"{mark} {finding.about:<{width}}  {finding.found}"
+            + (f"\n{'':<{width + 10}}-> {finding.remedy}" if finding.remedy else "")
+        )
     broken = [f for f in findings if f.well is False]
     print(f"\n{len(broken)} problems" if broken else "\nall is well: python -m alenv.train")
     sys.exit(1 if broken else 0)
@@ -62,7 +65,11 @@ def _packages() -> list[Finding]:
     for extra, names in EXTRAS.items():
         missing = [name for name in names if _version(name) is None]
         remedy = f'pip install "alenv[{extra}]"' if missing else ""
-        found.append(Finding(None if missing else True, f"extra {extra}", f"without {', '.join(missing)}" if missing else "complete", remedy))
+        found.append(
+            Finding(
+                None if missing else True, f"extra {extra}", f"without {', '.join(missing)}" if missing else "complete", remedy
+            )
+        )
     return found
 
 
@@ -94,7 +101,9 @@ def _environment() -> list[Finding]:
         ids = sorted(name for name in gymnasium.registry if name.startswith("alenv/"))
         from alenv import library
 
-        things = ", ".join(f"{len(library.names(group))} {plural}" for group, plural in (("strategy", "strategies"), ("selector", "selectors")))
+        things = ", ".join(
+            f"{len(library.names(group))} {plural}" for group, plural in (("strategy", "strategies"), ("selector", "selectors"))
+        )
         return [Finding(bool(ids), "environments", ", ".join(ids)), Finding(True, "library", things)]
     except ImportError as error:
         return [Finding(False, "environments", str(error), "pip install alenv")]

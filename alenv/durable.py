@@ -1,5 +1,6 @@
 """Files that survive a kill: appended lines are on disk before the next step, replaced files are old or new, never half."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,9 @@ def append_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file; a last line cut off by a kill is left out. An absent file has none.
+    """Return the objects of a JSON-lines file; a last line cut off by a kill is left out (an object cut short never parses).
+
+    An absent file has none.
 
     Raises:
         ValueError: a line before the last is not JSON.
@@ -37,11 +40,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     pieces = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    whole = pieces[:-1]  # what follows the last newline is a line cut off, or nothing
+    whole = pieces[
+        :-1
+    ]  # what follows the last newline is nothing, a line cut off, or a whole one an editor took the newline from
+    with contextlib.suppress(json.JSONDecodeError):
+        whole += [pieces[-1]] if isinstance(json.loads(pieces[-1]), dict) else []
     try:
         return [json.loads(line) for line in whole]
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: a line is damaged ({error.msg}); restore the file from a copy, or start over with fresh=true") from error
+        raise ValueError(
+            f"{path}: a line is damaged ({error.msg}); restore the file from a copy, or start over with fresh=true"
+        ) from error
 
 
 def rewrite_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:

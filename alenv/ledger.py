@@ -50,7 +50,9 @@ class Ledger:
             query = self._as_bought(query, standing)
         if len(known) < len(query.ids):
             self._ask(query, known)
-        if all(row["round"] <= query.round for row in self._open_question()):  # rounds repeated from the ledger leave a later one alone
+        if all(
+            row["round"] <= query.round for row in self._open_question()
+        ):  # rounds repeated from the ledger leave a later one alone
             received = getattr(self._oracle, "received", None)
             if received is not None:
                 received()

@@ -102,7 +102,9 @@ def resolve(target: str) -> Any:
     own = ":" in target
     module, _, attribute = target.replace(":", ".").rpartition(".") if not own else target.partition(":")
     if not own and not target.startswith(ALLOWED):
-        raise ValueError(f"_target_ '{target}' is outside alenv; name your own code as 'module:Class', which says that you trust it")
+        raise ValueError(
+            f"_target_ '{target}' is outside alenv; name your own code as 'module:Class', which says that you trust it"
+        )
     if own and "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # the user's modules lie where the user stands
     try:

@@ -103,14 +103,12 @@ def blend(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: 
     """Buy the highest weighted sums of scores, each scaled to [0, 1] over the candidates; ties fall by lot."""
     used = [s for s in range(len(weights)) if weights[s] > 0]
     parts = torch.stack([weights[s] * ballot.score(s) for s in used])
-    positions = best_first(parts.sum(0), generator)[:budget]
+    positions = best_first(parts.sum(0), generator, budget)
     by = [ballot.names[used[i]] for i in parts[:, positions].argmax(0).tolist()]
     return _batch(ballot, positions.tolist(), by, weights)
 
 
-def sample_mix(
-    weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes: float, generator: torch.Generator
-) -> Batch:
+def sample_mix(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes: float, generator: torch.Generator) -> Batch:
     """Buy the candidates with the highest weighted sum of votes for them, each with its own weights over strategies.
 
     AutoAL's query rule: score(x) = sum_s w_s(x) [x is among the first m wishes of s], m = ceil(votes x budget). Ties fall by lot;
@@ -126,7 +124,7 @@ def sample_mix(
     budget = min(budget, len(ballot.round))
     marks = ballot.votes(min(len(ballot.round), max(budget, math.ceil(votes * budget - 1e-9))))  # 1.1 x 10 is 11, not 12
     parts = weights.T * marks  # (S, U)
-    positions = best_first(parts.sum(0), generator)[:budget]
+    positions = best_first(parts.sum(0), generator, budget)
     bought = parts[:, positions]
     best = bought.max(0)
     by = [ballot.names[s] if value > 0 else NOBODY for value, s in zip(best.values.tolist(), best.indices.tolist(), strict=True)]

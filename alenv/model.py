@@ -83,7 +83,9 @@ class TaskModel(nn.Module):
     def companion(self, num_outputs: int) -> "TaskModel":
         """Return a fresh net of the same family with `num_outputs` outputs, for a selector's own use."""
         if self._companion is None:
-            raise ValueError("this net declares no companion; pass companion= to TaskModel so that selectors can build their own nets")
+            raise ValueError(
+                "this net declares no companion; pass companion= to TaskModel so that selectors can build their own nets"
+            )
         return self._companion(num_outputs)
 
     def normalized(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:

@@ -122,10 +122,14 @@ class FileOracle(Oracle):
         ids = [self._ids[i] for i in indices.tolist()]
         if not self.path.exists():
             self._ask(ids)
-            raise AwaitingLabels(f"{len(ids)} labels wanted: fill in the label column of {self.path} and run the same command again")
+            raise AwaitingLabels(
+                f"{len(ids)} labels wanted: fill in the label column of {self.path} and run the same command again"
+            )
         answers = self._read(ids)
         if not any(answers.values()):
-            raise AwaitingLabels(f"{self.path} has no label yet: fill in its label column ({ABSTAIN_MARK} for 'cannot say') and run again")
+            raise AwaitingLabels(
+                f"{self.path} has no label yet: fill in its label column ({ABSTAIN_MARK} for 'cannot say') and run again"
+            )
         return [self._class(answers[id_], id_) for id_ in ids]
 
     def received(self) -> None:

@@ -101,10 +101,14 @@ class Problem:
         for name, strategy in self.strategies.items():
             check_needs(strategy)
             if "mc_probs" in strategy.needs and model.solver != "lbfgs" and model.dropout == 0:
-                raise ValueError(f"strategy '{name}' needs stochastic outputs, but the net has no dropout; set net.dropout above 0, or drop it")
+                raise ValueError(
+                    f"strategy '{name}' needs stochastic outputs, but the net has no dropout; set net.dropout above 0, or drop it"
+                )
             lacking = [need for need in strategy.needs if need.startswith(("aux:", "features:")) and need not in offered]
             if lacking:
-                raise ValueError(f"strategy '{name}' needs {', '.join(lacking)}, which this task does not offer; drop it from strategies=")
+                raise ValueError(
+                    f"strategy '{name}' needs {', '.join(lacking)}, which this task does not offer; drop it from strategies="
+                )
 
     def _initial(self, task: Task) -> torch.Tensor | None:
         if self.initial_ids is None:
@@ -126,7 +130,9 @@ def assemble(
     if isinstance(initial, str) and initial != "random":
         raise ValueError(f"expected initial=random or a list of ids, got '{initial}'")
     ids = None if isinstance(initial, str) else [str(id_) for id_ in initial]
-    built_trainer = library.build("trainer", trainer, **({} if device is None or isinstance(trainer, Trainer) else {"device": device}))
+    built_trainer = library.build(
+        "trainer", trainer, **({} if device is None or isinstance(trainer, Trainer) else {"device": device})
+    )
     return Problem(
         source=library.build("dataset", dataset),
         setting=library.build("setting", setting),

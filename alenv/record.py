@@ -55,7 +55,9 @@ class Record:
 def area_under_curve(bought: list[int], values: list[float]) -> float:
     """Return the trapezoid of `values` over `bought`, divided by the range of `bought`; the value itself for one point."""
     if len(bought) != len(values) or not bought:
-        raise ValueError(f"expected as many values as label counts, at least one, got {len(bought)} counts and {len(values)} values")
+        raise ValueError(
+            f"expected as many values as label counts, at least one, got {len(bought)} counts and {len(values)} values"
+        )
     if bought[-1] == bought[0]:
         return values[-1]
     pairs = zip(bought, bought[1:], values, values[1:], strict=False)

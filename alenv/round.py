@@ -13,6 +13,7 @@ from alenv.streams import Streams
 from alenv.trainer import Outputs
 
 BLOCK_ELEMENTS = 2**22  # numbers a block may hold at once: 16 MB of float32
+KEPT_ELEMENTS = 2**26  # stochastic outputs that are kept for all strategies: 256 MB of float32
 PER_CANDIDATE = {"probs": 0, "logits": 0, "embeddings": 0, "mc_probs": 1, "inputs": 0}  # name -> axis of the candidates
 MUST_BE_NUMBERS = ("probs", "logits", "embeddings", "mc_probs")  # what tells that training diverged
 
@@ -31,7 +32,11 @@ class Features:
     def labeled(self) -> Float[Tensor, "L F"]:
         """Features of the labelled examples; raises `MissingOutputError` where they were not given."""
         if self._labeled is None:
-            raise MissingOutputError(_missing(f"features '{self.name}' of the labelled examples", f"features={{'{self.name}': (candidates, labelled)}}"))
+            raise MissingOutputError(
+                _missing(
+                    f"features '{self.name}' of the labelled examples", f"features={{'{self.name}': (candidates, labelled)}}"
+                )
+            )
         return self._labeled
 
     def rows(self, rows: slice) -> "Features":
@@ -334,9 +339,9 @@ class _Block(Round):
             return _Outputs({key: value[self._rows] for key, value in self._parent.aux.items()})
         if name not in PER_CANDIDATE:
             return self._parent._get(name)
-        derived_here = name == "mc_probs" and name not in self._parent._values
-        if derived_here:
-            return super()._derive(name)
+        size = self._parent.num_draws * len(self._parent) * self.num_classes
+        if name == "mc_probs" and name not in self._parent._values and size > KEPT_ELEMENTS:
+            return super()._derive(name)  # too many to keep for the next strategy: drawn again from the same heads
         whole = self._parent._get(name)
         return whole[:, self._rows] if PER_CANDIDATE[name] == 1 else whole[self._rows]
 
@@ -366,7 +371,9 @@ def _require_numbers(name: str, values: Tensor) -> None:
     bad = values.isnan().any(-1)
     bad = bad.any(0) if bad.dim() == 2 else bad  # (U,), also of (T, U, C)
     if bool(bad.any()):
-        raise ValueError(f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; training diverged: lower trainer.lr or look at the inputs")
+        raise ValueError(
+            f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; training diverged: lower trainer.lr or look at the inputs"
+        )
 
 
 def _floats(name: str, value: Any) -> Tensor:
@@ -389,15 +396,23 @@ def _check_arrays(given: dict[str, Any], features: Mapping[str, Features], label
     rows |= {f"features {name}": (len(value.candidates), value.candidates.device) for name, value in features.items()}
     rows |= {f"aux {name}": (len(value), value.device) for name, value in given["aux"].items()}
     if not rows:
-        raise ValueError("expected at least one array about the candidates (probs, logits, embeddings, mc_probs, features), got none")
+        raise ValueError(
+            "expected at least one array about the candidates (probs, logits, embeddings, mc_probs, features), got none"
+        )
     _agree("candidates in every array", {name: size for name, (size, _) in rows.items()})
-    widths = {name: given[name].shape[-1] for name in ("embeddings", "labeled_embeddings", "discarded_embeddings") if name in given}
+    widths = {
+        name: given[name].shape[-1] for name in ("embeddings", "labeled_embeddings", "discarded_embeddings") if name in given
+    }
     _agree("features in every array", widths | ({"head": given["head"][0].shape[1]} if "head" in given else {}))
     for name in ("probs", "mc_probs"):
         if name in given and (bool((given[name] < 0).any()) or bool(((given[name].sum(-1) - 1).abs() > 1e-3).any())):
-            raise ValueError(f"expected rows of {name} that are non-negative and sum to one; for unnormalised scores pass logits=")
+            raise ValueError(
+                f"expected rows of {name} that are non-negative and sum to one; for unnormalised scores pass logits="
+            )
     if "labeled_embeddings" in given and labels is not None and len(given["labeled_embeddings"]) != len(labels):
-        raise ValueError(f"expected one label per labelled embedding ({len(given['labeled_embeddings'])}), got {len(labels)} labels")
+        raise ValueError(
+            f"expected one label per labelled embedding ({len(given['labeled_embeddings'])}), got {len(labels)} labels"
+        )
     if "probs" in given:
         given["given_probs"] = given["probs"]
     return next(iter(rows.values()))

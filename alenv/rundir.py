@@ -1,5 +1,6 @@
 """The run directory: what a run leaves behind, and who may write there."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,7 +46,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()  # a name of its own: other processes may look at the same moment
         except OSError as error:
-            raise ValueError(f"run directory {self.path} cannot be written ({error.strerror}); choose another with hydra.run.dir=...") from error
+            raise ValueError(
+                f"run directory {self.path} cannot be written ({error.strerror}); choose another with hydra.run.dir=..."
+            ) from error
         self.config = {key: value for key, value in config.items() if key not in PASSING}
         self._fresh = fresh
 
@@ -81,7 +84,8 @@ class RunDirectory:
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # Windows keeps a file that is open
+                    lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
 
@@ -91,19 +95,32 @@ class RunDirectory:
             if not _try_lock(handle):
                 owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
                 os.close(handle)
-                raise ValueError(f"{self.path} is in use by {owner}; wait for it, or choose another directory with hydra.run.dir=...")
+                raise ValueError(
+                    f"{self.path} is in use by {owner}; wait for it, or choose another directory with hydra.run.dir=..."
+                )
             if _names(lock, handle):
                 return handle
             os.close(handle)  # its owner removed the file between our opening and locking it: what we hold is nobody's lock
 
     def _compare(self, before: Mapping[str, Any]) -> None:
         old, new = flat(before), flat(json.loads(json.dumps(self.config, default=str)))
-        changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        changed = [
+            f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+        ]
         if changed:
             shown = "; ".join(changed[:8])
-            raise ValueError(f"{self.path} holds a run with another configuration ({shown}); choose another directory, or fresh=true to start over")
+            raise ValueError(
+                f"{self.path} holds a run with another configuration ({shown}); choose another directory, or fresh=true to start over"
+            )
 
     def _clear(self) -> None:
+        answers = self.path / "query.csv"
+        if answers.exists() and any(
+            line.rpartition(",")[2].strip() for line in answers.read_text(errors="replace").splitlines()[1:]
+        ):
+            raise ValueError(
+                f"{answers} holds answers that fresh=true would delete; drop fresh=true to continue, or remove the file first"
+            )
         for name in OURS:
             target = self.path / name
             if target.is_dir():

@@ -20,6 +20,7 @@ from alenv.durable import append_lines, read_lines, rewrite_lines, write_atomica
 from alenv.env import ActiveLearningEnv
 from alenv.ledger import Ledger
 from alenv.model import TaskModel
+from alenv.oracle import SimulatedOracle
 from alenv.problem import Problem, assemble
 from alenv.record import Record, area_under_curve
 from alenv.rundir import RunDirectory, config_hash
@@ -94,9 +95,13 @@ class Runner:
         plan = replace(problem.plan, action=selector.action_kind, mixing=selector.mixing, votes=max(1.0, selector.votes))
         self.problem = replace(problem, plan=plan)
         self.selector, self.seed, self.callbacks, self.stop_seconds = selector, seed, tuple(callbacks), stop_seconds
+        if selector.oracle and not isinstance(problem.oracle, SimulatedOracle):
+            raise ValueError("a selector that peeks at labels needs oracle=simulated; it would ask people hypothetical questions")
         self.config = dict(config or {})
         if directory is not None and config is None:
-            raise ValueError("a run directory needs the configuration it holds; pass config=, or build the runner with Runner.of(config, directory)")
+            raise ValueError(
+                "a run directory needs the configuration it holds; pass config=, or build the runner with Runner.of(config, directory)"
+            )
         self.directory = RunDirectory(directory, self.config, fresh) if directory is not None else None
         self.env = ActiveLearningEnv(
             problem=self.problem, directory=str(directory) if directory is not None else None,
@@ -123,7 +128,14 @@ class Runner:
             joint=config.get("joint", False),
         )  # fmt: skip
         return cls(
-            problem, selector, config.get("seed", 0), directory, config, callbacks, config.get("fresh", False), stop.get("seconds")
+            problem,
+            selector,
+            config.get("seed", 0),
+            directory,
+            config,
+            callbacks,
+            config.get("fresh", False),
+            stop.get("seconds"),
         )
 
     def run(self) -> Run:
@@ -189,7 +201,7 @@ class Runner:
         shown = record if self.selector.oracle else replace(record, metrics={})
         transition = Transition(observation, action, self.env.query, shown, reward, following, terminated or truncated)
         with campaign.clock("act"):
-            logged = self.selector.update(transition)
+            logged = {name: float(value) for name, value in self.selector.update(transition).items()}
         self._finish(record, logged)
         return following
 
@@ -205,7 +217,12 @@ class Runner:
 
     def _state(self) -> dict[str, Any]:
         campaign = self.env.campaign
-        return {"campaign": campaign.state_dict(), "model": dict(campaign.model.state_dict()), "selector": self.selector.state_dict()}
+        return {
+            "seed": self.seed,
+            "campaign": campaign.state_dict(),
+            "model": dict(campaign.model.state_dict()),
+            "selector": self.selector.state_dict(),
+        }
 
     def _saved(self) -> dict[str, Any] | None:
         if self.directory is None or not self.directory.checkpoint.exists():
@@ -213,6 +230,10 @@ class Runner:
                 rewrite_lines(self.directory.rounds, [])
             return None
         state = load_state(self.directory.checkpoint, self.problem.trainer.device)
+        if state["seed"] != self.seed:
+            raise ValueError(
+                f"{self.directory.path} holds a run of seed {state['seed']}, not {self.seed}; choose another directory"
+            )
         rewrite_lines(self.directory.rounds, state["campaign"]["records"])
         return state
 
@@ -241,7 +262,9 @@ class Runner:
         campaign = self.env.campaign
         summary = self._summary(campaign, seconds)
         if self.directory is not None:
-            write_atomically(self.directory.model, save({k: v.cpu().contiguous() for k, v in campaign.model.state_dict().items()}))
+            write_atomically(
+                self.directory.model, save({k: v.cpu().contiguous() for k, v in campaign.model.state_dict().items()})
+            )
         return Run(tuple(campaign.records), summary, campaign.model, self.config, self.directory.path if self.directory else None)
 
     def _summary(self, campaign: Campaign, seconds: float) -> dict[str, Any]:
@@ -281,7 +304,9 @@ def load_run(path: str | Path) -> Run:
     """
     path = Path(path).absolute()
     if not (path / "summary.json").exists():
-        raise ValueError(f"{path} holds no finished run (no summary.json); run it to the end first, the same command continues it")
+        raise ValueError(
+            f"{path} holds no finished run (no summary.json); run it to the end first, the same command continues it"
+        )
     return _load(path, Runner.of(_config(path)).problem)
 
 
@@ -322,5 +347,12 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
     import pandas
 
     plain = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
-    nested = [{f"{inner}" if k == "metrics" else f"{k}/{inner}": x for k in ("metrics", "selector", "seconds") for inner, x in row[k].items()} for row in rows]
+    nested = [
+        {
+            f"{inner}" if k == "metrics" else f"{k}/{inner}": x
+            for k in ("metrics", "selector", "seconds")
+            for inner, x in row[k].items()
+        }
+        for row in rows
+    ]
     return pandas.DataFrame([a | b for a, b in zip(plain, nested, strict=True)])

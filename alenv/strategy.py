@@ -104,31 +104,45 @@ class ScoreStrategy(Strategy):
         if scores.shape != (len(round),):
             raise ValueError(f"{_name(self)}: expected one score per candidate ({len(round)},), got shape {tuple(scores.shape)}")
         if bool(scores.isnan().any()):
-            raise ValueError(f"{_name(self)}: {int(scores.isnan().sum())} scores are NaN; the strategy must map every candidate to a number")
+            raise ValueError(
+                f"{_name(self)}: {int(scores.isnan().sum())} scores are NaN; the strategy must map every candidate to a number"
+            )
         return scores
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return the positions of the highest scores, ties in seeded random order."""
-        return best_first(self.scores(round), round.generator(f"ties/{_name(self)}"))[:budget]
+        return best_first(self.scores(round), round.generator(f"ties/{_name(self)}"), budget)
 
 
-def best_first(scores: Float[Tensor, " U"], generator: torch.Generator) -> Int[Tensor, " U"]:
-    """Return positions by falling score, equal scores in random order."""
+def best_first(scores: Float[Tensor, " U"], generator: torch.Generator, count: int | None = None) -> Int[Tensor, " k"]:
+    """Return the positions of the `count` (default: all) highest scores, highest first, equal scores in random order."""
     lot = torch.randperm(len(scores), generator=generator, device=scores.device)
-    return lot[torch.sort(scores[lot], descending=True, stable=True).indices]
+    if count is not None and 0 < count < len(scores) // 4:  # sort those that can be among them, not all
+        shuffled = scores[lot]
+        lot = lot[shuffled >= shuffled.topk(count).values[-1]]
+    return lot[torch.sort(scores[lot], descending=True, stable=True).indices][:count]
 
 
 def check_positions(positions: Any, budget: int, candidates: int, who: str) -> Int[Tensor, " B"]:
     """Return `positions` as int64, or raise ValueError naming the rule of `Strategy.select` they break."""
-    if not isinstance(positions, Tensor) or positions.dim() != 1 or positions.is_floating_point() or positions.dtype == torch.bool:
-        got = f"{positions.dtype} of shape {tuple(positions.shape)}" if isinstance(positions, Tensor) else type(positions).__name__
+    if (
+        not isinstance(positions, Tensor)
+        or positions.dim() != 1
+        or positions.is_floating_point()
+        or positions.dtype == torch.bool
+    ):
+        got = (
+            f"{positions.dtype} of shape {tuple(positions.shape)}" if isinstance(positions, Tensor) else type(positions).__name__
+        )
         raise ValueError(f"{who}: expected a 1-axis integer tensor of positions, got {got}")
     expected = min(budget, candidates)
     if len(positions) != expected:
         raise ValueError(f"{who}: expected {expected} positions (budget {budget}, {candidates} candidates), got {len(positions)}")
     ordered = positions.long().sort().values
     if expected and (int(ordered[0]) < 0 or int(ordered[-1]) >= candidates):
-        raise ValueError(f"{who}: expected positions in 0..{candidates - 1}, got {int(ordered[0])}..{int(ordered[-1])}; positions, not pool indices")
+        raise ValueError(
+            f"{who}: expected positions in 0..{candidates - 1}, got {int(ordered[0])}..{int(ordered[-1])}; positions, not pool indices"
+        )
     if bool((ordered[1:] == ordered[:-1]).any()):
         raise ValueError(f"{who}: positions repeat; every candidate may be bought once")
     return positions.long()
@@ -138,7 +152,9 @@ def check_needs(strategy: Strategy) -> None:
     """Raise ValueError if `strategy.needs` names something no round has."""
     unknown = [need for need in strategy.needs if need not in NEEDS and not need.startswith(NEED_PREFIXES)]
     if unknown:
-        raise ValueError(f"{_name(strategy)}: unknown needs {sorted(unknown)}; a round offers {', '.join(sorted(NEEDS))}, aux:<head>, features:<name>")
+        raise ValueError(
+            f"{_name(strategy)}: unknown needs {sorted(unknown)}; a round offers {', '.join(sorted(NEEDS))}, aux:<head>, features:<name>"
+        )
 
 
 def _name(strategy: Strategy) -> str:

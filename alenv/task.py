@@ -79,7 +79,9 @@ class Source:
         counts = torch.bincount(self.train.targets[self.train.targets >= 0], minlength=len(self.classes))
         if (self.train.targets >= 0).any() and (counts == 0).any():
             missing = [self.classes[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
-            raise ValueError(f"{self.name}: no training example of class {', '.join(missing)}; remove the class name or add examples of it")
+            raise ValueError(
+                f"{self.name}: no training example of class {', '.join(missing)}; remove the class name or add examples of it"
+            )
 
     def _check(self, part: str, examples: Examples) -> None:
         if not len(examples.inputs) == len(examples.targets) == len(examples.ids):
@@ -93,10 +95,14 @@ class Source:
             bad = ~torch.isfinite(examples.inputs.reshape(len(examples), examples.inputs[:1].numel() or 1)).all(1)
             if bad.any():
                 where = [examples.ids[i] for i in torch.nonzero(bad).flatten()[:3].tolist()]
-                raise ValueError(f"{self.name} {part}: NaN or infinite values in {int(bad.sum())} inputs (ids {', '.join(where)}); mend or drop them")
+                raise ValueError(
+                    f"{self.name} {part}: NaN or infinite values in {int(bad.sum())} inputs (ids {', '.join(where)}); mend or drop them"
+                )
         low, high = (int(examples.targets.min()), int(examples.targets.max())) if len(examples) else (0, 0)
         if low < -1 or high >= len(self.classes):
-            raise ValueError(f"{self.name} {part}: expected targets in 0..{len(self.classes) - 1} (or -1 for unknown), got {low}..{high}")
+            raise ValueError(
+                f"{self.name} {part}: expected targets in 0..{len(self.classes) - 1} (or -1 for unknown), got {low}..{high}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +157,9 @@ class Task:
     def build(cls, source: Source, split: Split, setting: str = "standard", device: torch.device | str = "cpu") -> "Task":
         """Cut `source` along `split` and put the parts on `device`."""
         if len(split.pool) == 0:
-            raise ValueError(f"{source.name}: the {setting} setting left no example in the pool; lower validation= or bring more data")
+            raise ValueError(
+                f"{source.name}: the {setting} setting left no example in the pool; lower validation= or bring more data"
+            )
         pool = source.train.take(split.pool).to(device)
         test = (source.test or source.train).take(split.test)
         return cls(

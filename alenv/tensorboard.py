@@ -61,7 +61,9 @@ class TensorBoard(Callback):
 
     def end(self, run: "Run") -> None:
         """Write hyper-parameters and final metrics, into this event file and no other."""
-        values = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in flat(self._config).items() if v is not None}
+        values = {
+            n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in flat(self._config).items() if v is not None
+        }
         final = dict(zip(FINAL, (run.summary["aubc"], run.summary["final"]), strict=True))
         known = {name: value for name, value in final.items() if value is not None}
         for summary in hparams(values, known):

@@ -23,7 +23,9 @@ def _job(config: DictConfig) -> None:
 
 def _train(config: dict[str, Any], directory: Path) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"run directory: {directory.absolute()}", markup=False)  # before torch is imported: a sign of life within a second
+    console.print(
+        f"run directory: {directory.absolute()}", markup=False
+    )  # before torch is imported: a sign of life within a second
     from alenv.oracle import AwaitingLabels
     from alenv.progress import ProgressTable
     from alenv.runner import Runner
@@ -42,7 +44,11 @@ def _train(config: dict[str, Any], directory: Path) -> None:
             raise CompactHydraException(f"alenv: {error}") from error
         sys.exit(1)
     summary = run.summary
-    area = "no test split" if summary["aubc"] is None else f"{summary['metric']} {summary['final']:.4f}, area under its curve {summary['aubc']:.4f}"
+    area = (
+        "no test split"
+        if summary["aubc"] is None
+        else f"{summary['metric']} {summary['final']:.4f}, area under its curve {summary['aubc']:.4f}"
+    )
     console.print(f"{area}; {summary['labels']} labels, {summary['seconds']:.1f} s")
     console.print(f"look:    tensorboard --logdir {directory.parent.absolute()}", markup=False)
     console.print(f"results: {directory.absolute()}", markup=False)

@@ -266,7 +266,9 @@ def pick_device(device: str | torch.device) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"expected device=auto, cpu, cuda or cuda:N, got '{device}'") from error
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"device={device}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or device=auto")
+        raise ValueError(
+            f"device={device}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or device=auto"
+        )
     try:
         torch.empty(1, device=chosen).sum().item()
     except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more devices than it was built for

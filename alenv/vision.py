@@ -18,7 +18,11 @@ def torchvision_datasets() -> Any:
 def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
-    except (ImportError, RuntimeError, AttributeError) as error:  # a mismatched pair fails with "operator torchvision::nms does not exist"
+    except (
+        ImportError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # a mismatched pair fails with "operator torchvision::nms does not exist"
         raise ImportError(
             f"torchvision does not work with torch {torch.__version__} ({error}); install the matching pair: "
             "pip install --force-reinstall torch torchvision"

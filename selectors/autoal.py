@@ -136,7 +136,9 @@ class AutoAL(Selector):
                 optimizer.step()
         return net.eval()
 
-    def _losses(self, net: TaskModel, inputs: Tensor, targets: Tensor, noise: torch.Generator | None = None) -> Float[Tensor, " B"]:
+    def _losses(
+        self, net: TaskModel, inputs: Tensor, targets: Tensor, noise: torch.Generator | None = None
+    ) -> Float[Tensor, " B"]:
         """Return FitNet's cross-entropy per sample; with its dropout where `noise` is given."""
         with self.context.trainer.autocast(inputs):
             h = net.features(inputs)

@@ -17,7 +17,9 @@ class MeanSTD(ScoreStrategy):
 
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return mean deviations, in [0, 1/2]."""
-        score = round.mc_probs.std(0, unbiased=False).mean(1)
+        spread = round.mc_probs - round.mc_probs[:1]  # from the first draw: identical draws then give 0 exactly
+        spread -= spread.mean(0)
+        score = spread.square_().mean(0).sqrt_().mean(1)  # torch.std over the first axis takes ten times as long
         if len(score) and not bool(score.any()):
             warnings.warn("mean_std: no stochasticity, all draws are identical; candidates are bought by lot", stacklevel=2)
         return score

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,5 +30,7 @@ class VariationRatio(ScoreStrategy):
         """Return the share of votes that went elsewhere, in [0, 1 - 1/min(T, C)]."""
         if self.mode == "single":
             return 1 - round.probs.max(1).values
-        votes = F.one_hot(round.mc_probs.argmax(2), round.num_classes).float()  # (T, U, C)
-        return 1 - votes.mean(0).max(1).values
+        votes = round.mc_probs.argmax(2).T  # (U, T)
+        counts = torch.zeros(len(votes), round.num_classes, device=votes.device)
+        counts.scatter_add_(1, votes, torch.ones_like(votes, dtype=counts.dtype))
+        return 1 - counts.max(1).values / votes.shape[1]

@@ -71,7 +71,7 @@ def searched(seed, inputs, losses, votes, steps=150):
 
 
 def test_the_search_gradient_is_real_and_zero_exactly_where_nothing_is_marked():
-    inputs, losses, votes = planted(0)
+    _, losses, votes = planted(0)
     weights = torch.rand(B, K, generator=Streams(0)("w")).requires_grad_()
     selected = soft_selection(combined_scores(weights, votes), MARKS / B, 10.0)
     search_loss(selected, losses, MARKS, 0.0).backward()
@@ -104,8 +104,10 @@ def test_the_search_gradient_agrees_with_finite_differences_while_the_threshold_
 @pytest.mark.parametrize("net", [mlp((8,), K, dropout=0.0), small_cnn((1, 8, 8), K, dropout=0.0)], ids=["mlp", "small_cnn"])
 def test_the_search_gradient_reaches_the_first_stage_of_search_net(net):
     _, losses, votes = planted(2)
-    inputs = torch.randn(B, 8, generator=Streams(2)("x")) if net.body.__class__.__name__ == "_Layers" else torch.randn(
-        B, 1, 8, 8, generator=Streams(2)("x")
+    inputs = (
+        torch.randn(B, 8, generator=Streams(2)("x"))
+        if net.body.__class__.__name__ == "_Layers"
+        else torch.randn(B, 1, 8, 8, generator=Streams(2)("x"))
     )
     selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, 10.0)
     search_loss(selected, losses, MARKS, 0.0).backward()
@@ -285,9 +287,14 @@ def started(strategies=("margin", "kmeans", "bald"), **kwargs):
     campaign = env.campaign
     selector.begin(
         Context(
-            tuple(campaign.strategies), campaign.task.num_classes, len(campaign.pool), campaign.plan, campaign.streams,
-            env.problem.trainer, lambda outputs: env.problem.make_net(campaign.task, outputs),
-        )  # fmt: skip
+            tuple(campaign.strategies),
+            campaign.task.num_classes,
+            len(campaign.pool),
+            campaign.plan,
+            campaign.streams,
+            env.problem.trainer,
+            lambda outputs: env.problem.make_net(campaign.task, outputs),
+        )
     )
     return env, selector
 

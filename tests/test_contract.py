@@ -45,7 +45,7 @@ class Poisoned(Oracle):
 
     def begin(self, task, streams, directory=None):
         self.task, self.targets = task, task.targets.clone()
-        task.targets.fill_(-10**6)  # whoever reads them gets nonsense that no pool accepts
+        task.targets.fill_(-(10**6))  # whoever reads them gets nonsense that no pool accepts
         self.expected = None
         self.sold = set()
 

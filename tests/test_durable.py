@@ -31,12 +31,19 @@ def test_a_last_line_cut_off_at_any_byte_is_left_out(tmp_path: Path) -> None:
     append_lines(path, [LINES[1], LINES[0]])  # the accents in the last line
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
-    for end in range(first, len(whole)):
+    for end in range(first, len(whole) - 1):
         path.write_bytes(whole[:end])
         assert read_lines(path) == [LINES[1]]
-    for end in range(first):
+    for end in range(first - 1):
         path.write_bytes(whole[:end])
         assert read_lines(path) == []
+
+
+def test_a_whole_last_line_without_its_newline_counts(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    append_lines(path, LINES[:2])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert read_lines(path) == LINES[:2]
 
 
 @pytest.mark.parametrize("damage", ['{"round": 1, "rew', "", "\0\0\0", '{"round": 1}}'])

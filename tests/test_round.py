@@ -331,10 +331,14 @@ def test_blocks_share_what_is_not_about_candidates(size: int) -> None:
     assert outputs.rows == [5, 23]
 
 
-def test_blocks_keep_stochastic_outputs_out_of_the_parent() -> None:
-    now = of_model()
-    assert all(block.mc_probs.shape[1] == len(block) for block in now.blocks("mc_probs", size=5))
-    assert "mc_probs" not in now._values
+def test_stochastic_outputs_are_kept_for_the_next_strategy_only_where_they_are_few(monkeypatch) -> None:
+    shared, streamed = of_model(), of_model()
+    kept = torch.cat([block.mc_probs for block in shared.blocks("mc_probs", size=5)], 1)
+    assert "mc_probs" in shared._values
+    monkeypatch.setattr("alenv.round.KEPT_ELEMENTS", 0)
+    drawn = torch.cat([block.mc_probs for block in streamed.blocks("mc_probs", size=5)], 1)
+    assert "mc_probs" not in streamed._values
+    torch.testing.assert_close(kept, drawn)
 
 
 def test_blocks_of_plain_arrays_slice_them() -> None:

@@ -122,7 +122,9 @@ def test_importance_weights_of_albl_estimate_pool_accuracy():
 
 
 def test_fixed_has_exactly_its_one_strategy():
-    run = Runner.of({"selector": {"name": "fixed", "strategy": {"name": "kmeans", "iterations": 3}}, "budget": {"rounds": 2}}).run()
+    run = Runner.of(
+        {"selector": {"name": "fixed", "strategy": {"name": "kmeans", "iterations": 3}}, "budget": {"rounds": 2}}
+    ).run()
     assert run.records[1].strategies == ("kmeans",)
     assert run.records[1].action == (1.0,)
     assert Fixed("entropy").candidates == ["entropy"]

@@ -40,7 +40,9 @@ def fashion_mnist(root: str = "data", download: bool = False) -> Source:
 def _examples(folder: Path, part: str) -> Examples:
     images, targets = read_idx(folder / f"{part}-images-idx3-ubyte"), read_idx(folder / f"{part}-labels-idx1-ubyte")
     if images.dim() != 3 or targets.dim() != 1 or len(images) != len(targets):
-        raise ValueError(f"{folder}: {part} images {tuple(images.shape)} and labels {tuple(targets.shape)} do not belong together; get the files again")
+        raise ValueError(
+            f"{folder}: {part} images {tuple(images.shape)} and labels {tuple(targets.shape)} do not belong together; get the files again"
+        )
     prefix = {"train": "train-", "t10k": "test-"}[part]
     return Examples(images.unsqueeze(1), targets.long(), number_ids(len(images), prefix))
 

@@ -27,10 +27,14 @@ def read_idx(path: Path) -> Tensor:
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{found} cannot be read ({error}); it is damaged or cut short: get it again") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != UNSIGNED_BYTE:
-        raise ValueError(f"{found} is not an IDX file of unsigned bytes (it starts with {data[:4].hex() or 'nothing'}); get it again")
+        raise ValueError(
+            f"{found} is not an IDX file of unsigned bytes (it starts with {data[:4].hex() or 'nothing'}); get it again"
+        )
     axes = data[3]
     start = 4 + 4 * axes
     shape = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else ()
     if not shape or len(data) - start != math.prod(shape):
-        raise ValueError(f"{found} is cut short or too long: expected {math.prod(shape)} values for shape {shape}, got {max(0, len(data) - start)}; get it again")
+        raise ValueError(
+            f"{found} is cut short or too long: expected {math.prod(shape)} values for shape {shape}, got {max(0, len(data) - start)}; get it again"
+        )
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)[start:].view(shape)

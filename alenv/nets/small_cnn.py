@@ -41,7 +41,9 @@ def small_cnn(
 ) -> TaskModel:  # fmt: skip
     """Return one block of two 3x3 convolutions per width, global average pooling, dropout and a linear head."""
     if len(input_shape) != 3:
-        raise ValueError(f"net=small_cnn expected images (channels, height, width), got inputs of shape {tuple(input_shape)}; use net=mlp")
+        raise ValueError(
+            f"net=small_cnn expected images (channels, height, width), got inputs of shape {tuple(input_shape)}; use net=mlp"
+        )
     body = _Blocks(input_shape[0], min(input_shape[1:]), widths)
     return TaskModel(
         body, widths[-1], num_outputs, mean=mean, std=std, dropout=dropout,

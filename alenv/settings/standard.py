@@ -20,7 +20,9 @@ def standard(source: Source, validation: float | int | None, streams: Streams) -
     known = torch.nonzero(source.train.targets >= 0).flatten()
     size = validation_size(len(source.train), validation)
     if size > len(known):
-        raise ValueError(f"validation={validation} asks for {size} labelled examples but {source.name} has {len(known)}; lower it")
+        raise ValueError(
+            f"validation={validation} asks for {size} labelled examples but {source.name} has {len(known)}; lower it"
+        )
     lot = known[torch.randperm(len(known), generator=streams("split"))[:size]]
     rest = torch.ones(len(source.train), dtype=torch.bool)
     rest[lot] = False
