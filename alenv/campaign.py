@@ -66,8 +66,9 @@ class Plan:
         total = self.initial + self.batch * self.rounds
         if total > pool_size:
             raise ValueError(
-                f"the budget buys {total} labels (initial {self.initial} + batch {self.batch} x {self.rounds} rounds) but the pool has "
-                f"{pool_size}; at most {max(0, (pool_size - self.initial) // self.batch)} rounds fit: lower budget.rounds or budget.batch"
+                f"the budget buys {total} labels (initial {self.initial} + batch {self.batch} x {self.rounds} rounds) "
+                f"but the pool has {pool_size}; at most {max(0, (pool_size - self.initial) // self.batch)} rounds fit: "
+                "lower budget.rounds or budget.batch"
             )
 
 
@@ -167,7 +168,8 @@ class Campaign:
         """Turn an action into a question.
 
         Args:
-            action: "pick": a strategy's number; "mix": (S,) in [-1, 1]; "sample_mix": (N, S) in [-1, 1]. Weights are softmax(10 x action).
+            action: "pick": a strategy's number; "mix": (S,) in [-1, 1]; "sample_mix": (N, S) in [-1, 1]. Weights are
+                softmax(10 x action).
         """
         if self.done or not self.records:
             raise ValueError(
@@ -311,15 +313,15 @@ class Campaign:
         usable = self.pool.labels[later] >= 0
 
         def correct() -> Tensor:
-            return (
-                self.trainer.outputs(model, self.task.inputs[later]).logits.argmax(1)[usable] == self.pool.labels[later][usable]
-            )
+            predicted = self.trainer.outputs(model, self.task.inputs[later]).logits.argmax(1)
+            return predicted[usable] == self.pool.labels[later][usable]
 
+        propensity = torch.tensor(self._propensity, device=usable.device)[usable]
         return Trace(
             validation=validation, bought=[r.bought for r in self.records], horizon=self.plan.batch * self.plan.rounds,
             pool_size=len(self.pool) - self.records[0].bought, done=self.done,
             predictions=lambda: self.round.logits.argmax(1), previous_predictions=lambda: old_round.logits.argmax(1),
-            correct=correct, propensity=torch.tensor(self._propensity, device=usable.device)[usable], num_classes=self.task.num_classes,
+            correct=correct, propensity=propensity, num_classes=self.task.num_classes,
         )  # fmt: skip
 
 

@@ -87,7 +87,12 @@ def check_selector(selector: Selector) -> None:
     fresh = copy.deepcopy(selector)
     first = _play(selector, strategies=3)
     _play(selector, strategies=3, seed=4)
-    _require(_same(first, _play(selector, strategies=3)), f"{name}: begin() forgets", "a second campaign with the same seed went differently", "reset all state in begin()")  # fmt: skip
+    _require(
+        _same(first, _play(selector, strategies=3)),
+        f"{name}: begin() forgets",
+        "a second campaign with the same seed went differently",
+        "reset all state in begin()",
+    )
     with _shaken():
         shaken = _play(copy.deepcopy(fresh), strategies=3)
     _require(
@@ -97,7 +102,12 @@ def check_selector(selector: Selector) -> None:
         "draw from context.streams only",
     )
     resumed = _play(copy.deepcopy(fresh), strategies=3, restore_at=2, other=copy.deepcopy(fresh))
-    _require(_same(first, resumed), f"{name}: state_dict is complete", "a selector restored in mid-campaign acted differently", "put everything learned into state_dict()")  # fmt: skip
+    _require(
+        _same(first, resumed),
+        f"{name}: state_dict is complete",
+        "a selector restored in mid-campaign acted differently",
+        "put everything learned into state_dict()",
+    )
     if selector.candidates is None:
         _play(copy.deepcopy(fresh), strategies=1)
         _play(copy.deepcopy(fresh), strategies=4)
@@ -191,13 +201,14 @@ def _check_reads(strategy: Strategy, world: _World) -> None:
 
 
 def _check_global_randomness(strategy: Strategy, world: _World) -> None:
-    name, rule = type(strategy).__name__, "global generators are irrelevant"
+    rule = f"{type(strategy).__name__}: global generators are irrelevant"
     picks = strategy.select(world.round(), 7)
     with _shaken():
         state = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
-        _require(torch.equal(picks, strategy.select(world.round(), 7)), f"{name}: {rule}", "other global seeds gave other picks", "draw from round.generator(name) only")  # fmt: skip
+        same = torch.equal(picks, strategy.select(world.round(), 7))
+        _require(same, rule, "other global seeds gave other picks", "draw from round.generator(name) only")
         untouched = torch.equal(state[0], torch.random.get_rng_state()) and state[1] == np.random.get_state()[1].tolist()  # type: ignore[index]
-        _require(untouched, f"{name}: {rule}", "it drew from a global generator", "pass generator= to every random function")
+        _require(untouched, rule, "it drew from a global generator", "pass generator= to every random function")
 
 
 def _check_nothing_changes(strategy: Strategy, world: _World) -> None:
@@ -237,7 +248,10 @@ def _check_scores(strategy: ScoreStrategy, world: _World) -> None:
 def _play(
     selector: Selector, strategies: int, restore_at: int | None = None, other: Selector | None = None, seed: int = 3
 ) -> list[Any]:
-    """Run a small campaign and return everything it did; change over to `other`, restored from saved state, in round `restore_at`."""
+    """Run a small campaign and return everything it did.
+
+    In round `restore_at`, `other`, restored from saved state, takes over.
+    """
     name = type(selector).__name__
     env = ActiveLearningEnv(problem=_problem(selector, strategies))
     observation, _ = env.reset(seed=seed)
@@ -258,7 +272,12 @@ def _play(
         before = _snapshot(campaign.model, campaign.pool, campaign.round)
         state = torch.random.get_rng_state()
         action = selector.act(observation, env.ballot)
-        _require(torch.equal(state, torch.random.get_rng_state()), f"{name}: global generators are irrelevant", "act() moved torch's global generator", "draw from context.streams, or inside streams.scoped(...)")  # fmt: skip
+        _require(
+            torch.equal(state, torch.random.get_rng_state()),
+            f"{name}: global generators are irrelevant",
+            "act() moved torch's global generator",
+            "draw from context.streams, or inside streams.scoped(...)",
+        )
         after = _snapshot(campaign.model, campaign.pool, campaign.round)
         changed = [key for key, value in before.items() if not _same(value, after.get(key))]
         _require(not changed, f"{name}: acting changes nothing", f"changed: {changed}", "work on copies of model and outputs")

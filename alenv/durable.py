@@ -40,9 +40,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     pieces = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    whole = pieces[
-        :-1
-    ]  # what follows the last newline is nothing, a line cut off, or a whole one an editor took the newline from
+    # what follows the last newline is nothing, a line cut off, or a whole one an editor took the newline from
+    whole = pieces[:-1]
     with contextlib.suppress(json.JSONDecodeError):
         whole += [pieces[-1]] if isinstance(json.loads(pieces[-1]), dict) else []
     try:

@@ -32,13 +32,14 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
 
     ## Action Space
     `Pick-v0`: `Discrete(S)`, one of the S candidate strategies. `Mix-v0`: `Box(-1, 1, (S,))`, weights are softmax(10 x action).
-    `SampleMix-v0`: `Box(-1, 1, (N, S))`, such weights for every pool sample; bought are the samples with the highest weighted sum of
-    the strategies' votes (AutoAL's query rule).
+    `SampleMix-v0`: `Box(-1, 1, (N, S))`, such weights for every pool sample; bought are the samples with the highest
+    weighted sum of the strategies' votes (AutoAL's query rule).
 
     ## Observation Space
-    A `Dict` of float32 boxes in [-1, 1] that mean the same on every data set: `campaign` (F,), `strategies` (S_max x G,), the rows of
-    an (S_max, G) table one after the other (Stable-Baselines3 wants vectors), and `mask` (S_max,), 1 where there is a strategy. No
-    feature runs a strategy. `campaign`, in order: {campaign}. A row of `strategies`, in order: {strategies}.
+    A `Dict` of float32 boxes in [-1, 1] that mean the same on every data set: `campaign` (F,), `strategies` (S_max x G,),
+    the rows of an (S_max, G) table one after the other (Stable-Baselines3 wants vectors), and `mask` (S_max,), 1 where
+    there is a strategy. No feature runs a strategy. `campaign`, in order: {campaign}. A row of `strategies`, in order:
+    {strategies}.
 
     ## Rewards
     Named by `reward`; the default is the change of accuracy on the validation split. Test labels never enter.
@@ -50,14 +51,15 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     Terminates when the budget is spent, the pool is empty, or `stop_accuracy` is reached on validation. Never truncates.
 
     ## Information
-    `round`, `labels`, `bought`, `cost`, `validation` (-1 without the split), `action_mask` (int8, (S,)). The attributes `ballot`, `query`
-    (the last purchase) and `campaign` hold the rest.
+    `round`, `labels`, `bought`, `cost`, `validation` (-1 without the split), `action_mask` (int8, (S,)). The attributes
+    `ballot`, `query` (the last purchase) and `campaign` hold the rest.
 
     ## Arguments
-    dataset, setting, net, trainer, strategies, reward, oracle: names as on the command line (or mappings with `name` and parameters).
-    action: "pick", "mix" or "sample_mix". mixing: how weights become a batch, "quota", "slots" or "blend". votes: r of "sample_mix".
-    initial, batch, rounds: the budget. validation: size or share of the validation split. draws: T. stop_accuracy: see above.
-    device: "cpu", "cuda", "auto". max_strategies: S_max. problem: a ready `Problem` instead of all these (not JSON-able).
+    dataset, setting, net, trainer, strategies, reward, oracle: names as on the command line (or mappings with `name` and
+    parameters). action: "pick", "mix" or "sample_mix". mixing: how weights become a batch, "quota", "slots" or "blend".
+    votes: r of "sample_mix". initial, batch, rounds: the budget. validation: size or share of the validation split.
+    draws: T. stop_accuracy: see above. device: "cpu", "cuda", "auto". max_strategies: S_max. render_mode: see `render`.
+    problem: a ready `Problem` instead of all that describes one (not JSON-able). directory: where oracles may keep files.
 
     ## Version History
     v0: first.
@@ -107,13 +109,13 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
             self._round0[campaign_seed] = model
             if len(self._round0) > ROUND0_MODELS:
                 self._round0.popitem(last=False)
-        self._advance(model)
+        self.campaign.advance(model)
         return self._observation(), self._info()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         """Buy one batch, train, and return observation, reward, whether the campaign is over, False, and info."""
         query = self.campaign.choose(action)
-        record = self._advance(self._fit(self._receive(query)))
+        record = self.campaign.advance(self._fit(self._receive(query)))
         if self.render_mode == "human":
             self.render()
         assert record.reward is not None
@@ -169,9 +171,6 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     def _fit(self, job: Job) -> TaskModel:
         with self.campaign.clock("train"):
             return self.problem.trainer.fit(job)
-
-    def _advance(self, model: TaskModel) -> Record:
-        return self.campaign.advance(model)
 
     def _observation(self) -> Observation:
         return observe(self.campaign, self.max_strategies)

@@ -50,9 +50,8 @@ class Ledger:
             query = self._as_bought(query, standing)
         if len(known) < len(query.ids):
             self._ask(query, known)
-        if all(
-            row["round"] <= query.round for row in self._open_question()
-        ):  # rounds repeated from the ledger leave a later one alone
+        # rounds repeated from the ledger leave a later question alone
+        if all(row["round"] <= query.round for row in self._open_question()):
             received = getattr(self._oracle, "received", None)
             if received is not None:
                 received()
@@ -93,7 +92,8 @@ class Ledger:
         """Return the question on file: it stands, even where a device that is not deterministic would now ask another one."""
         device = query.indices.device
         return query._replace(
-            indices=torch.tensor([self._position[row["id"]] for row in rows], device=device), ids=tuple(row["id"] for row in rows),
+            indices=torch.tensor([self._position[row["id"]] for row in rows], device=device),
+            ids=tuple(row["id"] for row in rows),
             chosen_by=tuple(row["strategy"] for row in rows) if query.round else (),
             propensity=torch.tensor([row["propensity"] for row in rows] if query.round else [], device=device),
             advice=query.advice.new_zeros(len(query.weights), len(rows) if query.round else 0),

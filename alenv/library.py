@@ -36,8 +36,8 @@ def build(group: str, name: Any, **overrides: Any) -> Any:
 
     Args:
         group: one of `GROUPS`.
-        name: a name; a mapping with `name` (or `_target_`) and parameters; "module:Class" for your own; or the thing itself, which
-            is returned as it is.
+        name: a name; a mapping with `name` (or `_target_`) and parameters; "module:Class" for your own; or the thing
+            itself, which is returned as it is.
         overrides: parameters that replace those of the file.
 
     Returns:

@@ -53,8 +53,8 @@ def allot(weights: Float[Tensor, " S"], budget: int) -> list[int]:
 def quota(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
     """Give each strategy its share of the batch, by largest remainder; nothing is drawn by lot.
 
-    Strategies take turns in order of weight, each taking the first of its B wishes that are not taken yet: there are always enough,
-    since the others hold at most B - q.
+    Strategies take turns in order of weight, each taking the first of its B wishes that are not taken yet: there are
+    always enough, since the others hold at most B - q.
     """
     del generator
     seats = allot(weights, budget)

@@ -143,7 +143,8 @@ class TaskModel(nn.Module):
             masks = torch.rand(draws, 1, self.feature_dim, generator=generator, device=weight.device) < keep
             return weight * masks / keep, bias.expand(draws, -1)
         raise NoNoiseError(
-            "expected a model with noise, got one without dropout or posterior; use net=linear (Laplace), or a net with dropout > 0"
+            "expected a model with noise, got one without dropout or posterior; "
+            "use net=linear (Laplace), or a net with dropout > 0"
         )
 
     def draws(self, h: Float[Tensor, "B D"], draws: int, generator: torch.Generator) -> Float[Tensor, "T B C"]:

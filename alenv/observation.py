@@ -45,7 +45,10 @@ Array = npt.NDArray[np.float32]
 
 
 def observe(campaign: Campaign, max_strategies: int) -> dict[str, Array]:
-    """Return `campaign` (F,), `strategies` (S_max x G,) and `mask` (S_max,), fresh float32 arrays in [-1, 1]; runs no strategy."""
+    """Return `campaign` (F,), `strategies` (S_max x G,) and `mask` (S_max,): fresh float32 arrays in [-1, 1].
+
+    Runs no strategy.
+    """
     strategies = np.zeros((max_strategies, len(STRATEGY_FEATURES)), np.float32)
     strategies[: len(campaign.strategies)] = _strategy_rows(campaign)
     mask = np.zeros(max_strategies, np.float32)

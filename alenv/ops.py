@@ -28,8 +28,8 @@ def top_two(values: Float[Tensor, "n C"]) -> tuple[Float[Tensor, " n"], Float[Te
 
 
 def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"]) -> Float[Tensor, "n k"]:
-    """Return |a_i - b_j|^2, never negative, from one matrix product; both are centred first, or a common offset would eat the digits."""
-    centre = b.mean(0)
+    """Return |a_i - b_j|^2, never negative, from one matrix product."""
+    centre = b.mean(0)  # a common offset would eat the digits
     a, b = a - centre, b - centre
     return (a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)).clamp_(min=0)
 
@@ -79,8 +79,8 @@ def kmeans(
     """Cluster rows with k-means++ seeds and Lloyd's iterations.
 
     Returns:
-        Centres; the cluster of each row; its squared distance to that centre. A cluster may end empty where rows coincide; it keeps
-        its centre then.
+        Centres; the cluster of each row; its squared distance to that centre. A cluster may end empty where rows
+        coincide; it keeps its centre then.
     """
     centres = x[kmeans_plus_plus(x, k, generator)]
     distance, cluster = nearest(x, centres)

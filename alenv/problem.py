@@ -35,6 +35,7 @@ class Problem:
         plan: how much is bought and how.
         reward: what an action is worth.
         oracle: who answers.
+        setting_name: what tasks call the setting.
         validation: size (>= 1) or share (< 1) of the validation split; None for 10 %, at most 200; 0 for none.
         initial_ids: ids of the initial set; None for a uniformly random one.
         joint: let strategies' heads train the body.
@@ -84,8 +85,8 @@ class Problem:
         if begin is not None:
             begin(task, streams, directory)
         return Campaign(
-            task, self.strategies, self.plan, self.trainer, functools.partial(self.make_net, task), streams, self.reward_for(task)[0],
-            initial=self._initial(task), joint=self.joint,
+            task, self.strategies, self.plan, self.trainer, functools.partial(self.make_net, task), streams,
+            self.reward_for(task)[0], initial=self._initial(task), joint=self.joint,
         )  # fmt: skip
 
     def reward_for(self, task: Task) -> tuple[Reward, str]:
@@ -121,9 +122,10 @@ class Problem:
 
 
 def assemble(
-    *, dataset: Any = "digits", setting: Any = "standard", net: Any = "linear", trainer: Any = "default", strategies: Any = "autoal7",
-    plan: Plan | None = None, reward: Any = "gain", oracle: Any = "simulated", device: str | None = None,
-    validation: float | int | None = None, initial: Any = "random", joint: bool = False, required: Sequence[str] = (),
+    *, dataset: Any = "digits", setting: Any = "standard", net: Any = "linear", trainer: Any = "default",
+    strategies: Any = "autoal7", plan: Plan | None = None, reward: Any = "gain", oracle: Any = "simulated",
+    device: str | None = None, validation: float | int | None = None, initial: Any = "random", joint: bool = False,
+    required: Sequence[str] = (),
 ) -> Problem:  # fmt: skip
     """Build a problem from names (or mappings, or the things themselves), see `alenv.library.build`."""
     plan = plan or Plan()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -12,9 +12,6 @@ from alenv.campaign import Campaign
 from alenv.record import Record
 from alenv.render import HEADINGS, row, table
 from alenv.runner import Callback
-
-if TYPE_CHECKING:
-    from alenv.runner import Run
 
 
 class ProgressTable(Callback):
@@ -55,9 +52,6 @@ class ProgressTable(Callback):
             return
         cells = [f"{heading} {cell}" for heading, cell in zip(HEADINGS, row(record), strict=True) if cell]
         self.console.print("  ".join(text for text in [*cells, self._left(campaign)] if text), soft_wrap=True, highlight=False)
-
-    def end(self, run: "Run") -> None:
-        """Nothing: the caller prints the result."""
 
     def close(self) -> None:
         """Leave the table as it stands."""

@@ -32,8 +32,8 @@ def row(record: Record) -> tuple[str, ...]:
     """Return one line of the table, in the order of `HEADINGS`."""
     seconds = sum(value for name, value in record.seconds.items() if "/" not in name)
     return (
-        str(record.round), str(record.labels), _percent(record.metrics.get("accuracy")), _percent(record.validation), chosen_text(record),
-        "" if record.reward is None else f"{record.reward:+.3f}", f"{seconds:.2f}" if record.seconds else "",
+        str(record.round), str(record.labels), _percent(record.metrics.get("accuracy")), _percent(record.validation),
+        chosen_text(record), "" if record.reward is None else f"{record.reward:+.3f}", f"{seconds:.2f}" if record.seconds else "",
     )  # fmt: skip
 
 
@@ -41,7 +41,8 @@ def table(records: Sequence[Record], title: str | None = None) -> Table:
     """Return the rounds as a rich table."""
     made = Table(title=title, title_justify="left")
     for heading in HEADINGS:
-        made.add_column(heading, justify="left" if heading == "chosen" else "right", no_wrap=True)
+        text = heading == "chosen"
+        made.add_column(heading, justify="left" if text else "right", no_wrap=True, min_width=None if text else len(heading))
     for record in records:
         made.add_row(*row(record))
     return made

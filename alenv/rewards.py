@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -27,7 +27,7 @@ class Trace:
         done: whether the campaign is over.
         predictions: computes (U,) classes the new model predicts for the candidates left.
         previous_predictions: computes the same of the model and the candidates before.
-        correct: computes (n,) whether the new model is right on every purchase since round 1, in order of purchase.
+        correct: computes (n,) whether the new model is right on every usable purchase since round 1, in order of purchase.
         propensity: (n,) of the same purchases.
         num_classes: C.
     """
@@ -153,5 +153,4 @@ def fallback(reward: Reward, has_validation: bool, stochastic: bool) -> tuple[Re
     if has_validation or reward.access != "validation":
         return reward, ""
     other: Reward = ImportanceWeightedAccuracy() if stochastic else EntropyGain()
-    names: Sequence[str] = (type(reward).__name__, type(other).__name__)
-    return other, f"no validation split: the reward is {names[1]} instead of {names[0]}"
+    return other, f"no validation split: the reward is {type(other).__name__} instead of {type(reward).__name__}"

@@ -32,11 +32,8 @@ class Features:
     def labeled(self) -> Float[Tensor, "L F"]:
         """Features of the labelled examples; raises `MissingOutputError` where they were not given."""
         if self._labeled is None:
-            raise MissingOutputError(
-                _missing(
-                    f"features '{self.name}' of the labelled examples", f"features={{'{self.name}': (candidates, labelled)}}"
-                )
-            )
+            what = f"features '{self.name}' of the labelled examples"
+            raise MissingOutputError(_missing(what, f"features={{'{self.name}': (candidates, labelled)}}"))
         return self._labeled
 
     def rows(self, rows: slice) -> "Features":
@@ -73,8 +70,8 @@ class Round:
     """
 
     def __init__(
-        self, *, candidates: Int[Tensor, " U"], labels: Int[Tensor, " L"] | None, num_classes: int, streams: Streams, index: int = 1,
-        num_draws: int = 10, last: Purchase | None = None, given: Mapping[str, Any] | None = None,
+        self, *, candidates: Int[Tensor, " U"], labels: Int[Tensor, " L"] | None, num_classes: int, streams: Streams,
+        index: int = 1, num_draws: int = 10, last: Purchase | None = None, given: Mapping[str, Any] | None = None,
         providers: Mapping[str, Callable[["Round"], Any]] | None = None, features: Mapping[str, Features] | None = None,
     ) -> None:  # fmt: skip
         self.candidates, self.num_classes = candidates, num_classes
@@ -179,10 +176,12 @@ class Round:
         }
         known = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         size, device = _check_arrays(given, split, known)
+        if "probs" in given:
+            given["given_probs"] = given["probs"]  # what logits may be derived from: `probs` itself may come from them
         classes = _count_classes(given, known, num_classes)
         return cls(
-            candidates=torch.arange(size, device=device), labels=None if known is None else known.to(device), num_classes=classes,
-            streams=Streams(seed),
+            candidates=torch.arange(size, device=device), labels=None if known is None else known.to(device),
+            num_classes=classes, streams=Streams(seed),
             num_draws=len(given["mc_probs"]) if "mc_probs" in given else 10, given=given, features=split,
         )  # fmt: skip
 
@@ -364,7 +363,10 @@ _RULES: dict[str, Sequence[tuple[tuple[str, ...], Callable[..., Any]]]] = {
 
 
 def _missing(what: str, remedy: str) -> str:
-    return f"this round has no {what}: it was not given and cannot be derived; pass {remedy} to Round.from_arrays, or use a task that offers it"
+    return (
+        f"this round has no {what}: it was not given and cannot be derived; "
+        f"pass {remedy} to Round.from_arrays, or use a task that offers it"
+    )
 
 
 def _require_numbers(name: str, values: Tensor) -> None:
@@ -372,7 +374,8 @@ def _require_numbers(name: str, values: Tensor) -> None:
     bad = bad.any(0) if bad.dim() == 2 else bad  # (U,), also of (T, U, C)
     if bool(bad.any()):
         raise ValueError(
-            f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; training diverged: lower trainer.lr or look at the inputs"
+            f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; "
+            "training diverged: lower trainer.lr or look at the inputs"
         )
 
 
@@ -413,8 +416,6 @@ def _check_arrays(given: dict[str, Any], features: Mapping[str, Features], label
         raise ValueError(
             f"expected one label per labelled embedding ({len(given['labeled_embeddings'])}), got {len(labels)} labels"
         )
-    if "probs" in given:
-        given["given_probs"] = given["probs"]
     return next(iter(rows.values()))
 
 

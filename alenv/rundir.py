@@ -18,7 +18,8 @@ from alenv.durable import write_atomically
 
 PASSING = ("fresh",)  # options that do not change results
 OURS = (
-    "config.yaml", "purchases.jsonl", "rounds.jsonl", "summary.json", "model.safetensors", "query.csv", "asked.json", "checkpoint", "lock",
+    "config.yaml", "purchases.jsonl", "rounds.jsonl", "summary.json", "model.safetensors", "query.csv", "asked.json",
+    "checkpoint",
 )  # fmt: skip
 
 
@@ -110,14 +111,14 @@ class RunDirectory:
         if changed:
             shown = "; ".join(changed[:8])
             raise ValueError(
-                f"{self.path} holds a run with another configuration ({shown}); choose another directory, or fresh=true to start over"
+                f"{self.path} holds a run with another configuration ({shown}); "
+                "choose another directory, or fresh=true to start over"
             )
 
     def _clear(self) -> None:
         answers = self.path / "query.csv"
-        if answers.exists() and any(
-            line.rpartition(",")[2].strip() for line in answers.read_text(errors="replace").splitlines()[1:]
-        ):
+        lines = answers.read_text(errors="replace").splitlines()[1:] if answers.exists() else []
+        if any(line.rpartition(",")[2].strip() for line in lines):
             raise ValueError(
                 f"{answers} holds answers that fresh=true would delete; drop fresh=true to continue, or remove the file first"
             )
@@ -125,7 +126,7 @@ class RunDirectory:
             target = self.path / name
             if target.is_dir():
                 shutil.rmtree(target)
-            elif name != "lock":
+            else:
                 target.unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()

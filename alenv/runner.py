@@ -100,7 +100,8 @@ class Runner:
         self.config = dict(config or {})
         if directory is not None and config is None:
             raise ValueError(
-                "a run directory needs the configuration it holds; pass config=, or build the runner with Runner.of(config, directory)"
+                "a run directory needs the configuration it holds; "
+                "pass config=, or build the runner with Runner.of(config, directory)"
             )
         self.directory = RunDirectory(directory, self.config, fresh) if directory is not None else None
         self.env = ActiveLearningEnv(
@@ -127,16 +128,8 @@ class Runner:
             validation=config.get("validation"), initial=config.get("initial", "random"), required=selector.requires,
             joint=config.get("joint", False),
         )  # fmt: skip
-        return cls(
-            problem,
-            selector,
-            config.get("seed", 0),
-            directory,
-            config,
-            callbacks,
-            config.get("fresh", False),
-            stop.get("seconds"),
-        )
+        seed, fresh = config.get("seed", 0), config.get("fresh", False)
+        return cls(problem, selector, seed, directory, config, callbacks, fresh, stop.get("seconds"))
 
     def run(self) -> Run:
         """Run to the end, or from where an earlier process stopped, and return everything.
@@ -349,7 +342,7 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
     plain = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
     nested = [
         {
-            f"{inner}" if k == "metrics" else f"{k}/{inner}": x
+            inner if k == "metrics" else f"{k}/{inner}": x
             for k in ("metrics", "selector", "seconds")
             for inner, x in row[k].items()
         }

@@ -13,8 +13,8 @@ from alenv.heads import Head
 from alenv.round import Round
 
 NEEDS = frozenset({
-    "probs", "logits", "embeddings", "labeled_embeddings", "discarded_embeddings", "mc_probs", "labels", "head", "model", "inputs",
-    "labeled_inputs", "pool", "last",
+    "probs", "logits", "embeddings", "labeled_embeddings", "discarded_embeddings", "mc_probs", "labels", "head", "model",
+    "inputs", "labeled_inputs", "pool", "last",
 })  # fmt: skip
 NEED_PREFIXES = ("aux:", "features:")
 
@@ -39,8 +39,8 @@ class Strategy(ABC):
     must be distinct positions, as many as asked for.
 
     Attributes:
-        needs: what it reads from a round: names of `NEEDS`, "aux:<head>" or "features:<provider>". Checked against the task before a
-            run starts.
+        needs: what it reads from a round: names of `NEEDS`, "aux:<head>" or "features:<provider>". Checked against the
+            task before a run starts.
     """
 
     needs: frozenset[str] = frozenset()
@@ -125,15 +125,10 @@ def best_first(scores: Float[Tensor, " U"], generator: torch.Generator, count: i
 
 def check_positions(positions: Any, budget: int, candidates: int, who: str) -> Int[Tensor, " B"]:
     """Return `positions` as int64, or raise ValueError naming the rule of `Strategy.select` they break."""
-    if (
-        not isinstance(positions, Tensor)
-        or positions.dim() != 1
-        or positions.is_floating_point()
-        or positions.dtype == torch.bool
-    ):
-        got = (
-            f"{positions.dtype} of shape {tuple(positions.shape)}" if isinstance(positions, Tensor) else type(positions).__name__
-        )
+    if not isinstance(positions, Tensor):
+        raise ValueError(f"{who}: expected a 1-axis integer tensor of positions, got {type(positions).__name__}")
+    if positions.dim() != 1 or positions.is_floating_point() or positions.dtype == torch.bool:
+        got = f"{positions.dtype} of shape {tuple(positions.shape)}"
         raise ValueError(f"{who}: expected a 1-axis integer tensor of positions, got {got}")
     expected = min(budget, candidates)
     if len(positions) != expected:
@@ -141,7 +136,8 @@ def check_positions(positions: Any, budget: int, candidates: int, who: str) -> I
     ordered = positions.long().sort().values
     if expected and (int(ordered[0]) < 0 or int(ordered[-1]) >= candidates):
         raise ValueError(
-            f"{who}: expected positions in 0..{candidates - 1}, got {int(ordered[0])}..{int(ordered[-1])}; positions, not pool indices"
+            f"{who}: expected positions in 0..{candidates - 1}, got {int(ordered[0])}..{int(ordered[-1])}; "
+            "positions, not pool indices"
         )
     if bool((ordered[1:] == ordered[:-1]).any()):
         raise ValueError(f"{who}: positions repeat; every candidate may be bought once")
@@ -153,7 +149,8 @@ def check_needs(strategy: Strategy) -> None:
     unknown = [need for need in strategy.needs if need not in NEEDS and not need.startswith(NEED_PREFIXES)]
     if unknown:
         raise ValueError(
-            f"{_name(strategy)}: unknown needs {sorted(unknown)}; a round offers {', '.join(sorted(NEEDS))}, aux:<head>, features:<name>"
+            f"{_name(strategy)}: unknown needs {sorted(unknown)}; "
+            f"a round offers {', '.join(sorted(NEEDS))}, aux:<head>, features:<name>"
         )
 
 

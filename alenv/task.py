@@ -1,7 +1,6 @@
 """What is learned: a data set as read (`Source`), and the same under a setting (`Task`)."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -96,7 +95,8 @@ class Source:
             if bad.any():
                 where = [examples.ids[i] for i in torch.nonzero(bad).flatten()[:3].tolist()]
                 raise ValueError(
-                    f"{self.name} {part}: NaN or infinite values in {int(bad.sum())} inputs (ids {', '.join(where)}); mend or drop them"
+                    f"{self.name} {part}: NaN or infinite values in {int(bad.sum())} inputs (ids {', '.join(where)}); "
+                    "mend or drop them"
                 )
         low, high = (int(examples.targets.min()), int(examples.targets.max())) if len(examples) else (0, 0)
         if low < -1 or high >= len(self.classes):
@@ -186,8 +186,3 @@ def number_ids(count: int, prefix: str = "") -> tuple[str, ...]:
     """Return `count` ids of equal width: "0000", "0001", ..."""
     width = len(str(max(count - 1, 0)))
     return tuple(f"{prefix}{i:0{width}d}" for i in range(count))
-
-
-def class_counts(targets: Int[Tensor, " n"], classes: Sequence[str]) -> Int[Tensor, " C"]:
-    """Return how many of `targets` fall in each class, unknown ones left out."""
-    return torch.bincount(targets[targets >= 0], minlength=len(classes))

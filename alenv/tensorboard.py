@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
@@ -13,10 +13,7 @@ from alenv.campaign import Campaign
 from alenv.record import Record
 from alenv.render import image_grid
 from alenv.rundir import flat
-from alenv.runner import Callback
-
-if TYPE_CHECKING:
-    from alenv.runner import Run
+from alenv.runner import Callback, Run
 
 IMAGES_SHOWN = 40
 FINAL = ("final/aubc", "final/accuracy")  # the same in every run, so that the table of hyper-parameters keeps its columns
@@ -59,7 +56,7 @@ class TensorBoard(Callback):
         self._write_images(record, campaign)
         self._writer.flush()
 
-    def end(self, run: "Run") -> None:
+    def end(self, run: Run) -> None:
         """Write hyper-parameters and final metrics, into this event file and no other."""
         values = {
             n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in flat(self._config).items() if v is not None

@@ -23,9 +23,8 @@ def _job(config: DictConfig) -> None:
 
 def _train(config: dict[str, Any], directory: Path) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    console.print(
-        f"run directory: {directory.absolute()}", markup=False
-    )  # before torch is imported: a sign of life within a second
+    # before torch is imported: a sign of life within a second
+    console.print(f"run directory: {directory.absolute()}", markup=False)
     from alenv.oracle import AwaitingLabels
     from alenv.progress import ProgressTable
     from alenv.runner import Runner

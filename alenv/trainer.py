@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
-from torch import Tensor
+from torch import Tensor, nn
 
 from alenv.augment import augmented
 from alenv.convex import fit_softmax, one_hot
@@ -18,6 +18,8 @@ from alenv.metrics import classification
 from alenv.model import Laplace, TaskModel
 from alenv.streams import Streams
 from alenv.task import Augmentation, Examples
+
+SMALL_NET = 500_000  # parameters
 
 
 class Virtual(NamedTuple):
@@ -96,8 +98,8 @@ class Trainer:
         weight_decay: of AdamW.
         prior_precision: of the convex head: 1/variance of its Gaussian prior.
         augment: use the data set's augmentation.
-        precision: "auto" is bfloat16 autocast and channels-last for nets on images (inputs of four axes) where the device has bfloat16
-            natively, float32 elsewhere; heads and losses are always float32.
+        precision: "auto" is bfloat16 autocast and channels-last for nets on images (inputs of four axes) where the device
+            has bfloat16 natively, float32 elsewhere; heads and losses are always float32.
         inference_batch: examples per forward pass when nothing is trained.
     """
 
@@ -115,17 +117,29 @@ class Trainer:
 
     def fit(self, job: Job) -> TaskModel:
         """Train a fresh model on `job` and return it in eval mode, without gradients."""
-        with job.streams.scoped("init"):
-            model = job.net()
-        model.to(self.device).eval()  # a frozen body must not move its running statistics
-        if self.half(job.inputs):
-            model.to(memory_format=torch.channels_last)
-        self._add_heads(model, job)
-        if model.solver == "lbfgs":
-            self._fit_convex(model, job)
-        self._descend(model, job)
-        model.eval().requires_grad_(False)
-        return model
+        model = self._fresh(job)
+        with self.threads(model):
+            if model.solver == "lbfgs":
+                self._fit_convex(model, job)
+            self._descend(model, job)
+        return model.eval().requires_grad_(False)
+
+    @contextlib.contextmanager
+    def threads(self, model: TaskModel) -> Iterator[None]:
+        """Compute with one CPU thread while a small dense net is trained or searched.
+
+        Its steps take microseconds: two threads win nothing, and lose a hundredfold where another process holds one of the cores.
+        """
+        before = torch.get_num_threads()
+        small = sum(p.numel() for p in model.parameters()) <= SMALL_NET and not any(
+            isinstance(m, nn.Conv2d) for m in model.modules()
+        )
+        if self.device.type == "cpu" and small:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def fit_many(self, jobs: Sequence[Job]) -> list[TaskModel]:
         """Train one model per job; no job's result depends on the others."""
@@ -133,17 +147,11 @@ class Trainer:
 
     def restore(self, job: Job, state: dict[str, Tensor]) -> TaskModel:
         """Rebuild the model that `fit(job)` returned from its state dict, noise included."""
-        with job.streams.scoped("init"):
-            model = job.net()
-        model.to(self.device).eval()
-        if self.half(job.inputs):
-            model.to(memory_format=torch.channels_last)
-        self._add_heads(model, job)
+        model = self._fresh(job)
         model.load_state_dict(state)
         if model.solver == "lbfgs":
             self._attach_posterior(model, job)
-        model.eval().requires_grad_(False)
-        return model
+        return model.eval().requires_grad_(False)
 
     def place(self, model: TaskModel, inputs: Tensor) -> TaskModel:
         """Return `model` on the device, in the memory format that suits `inputs`."""
@@ -170,6 +178,13 @@ class Trainer:
             aux = {name: value.float() for name, value in model.aux_outputs(stages).items()}
         h = h.float()
         return Outputs(h, model.head(h), aux)
+
+    def _fresh(self, job: Job) -> TaskModel:
+        with job.streams.scoped("init"):
+            model = self.place(job.net(), job.inputs)
+        model.eval()  # a frozen body must not move its running statistics
+        self._add_heads(model, job)
+        return model
 
     def _fit_convex(self, model: TaskModel, job: Job) -> None:
         inputs, targets, weights = job.examples(model.num_outputs)

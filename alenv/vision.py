@@ -12,17 +12,10 @@ def torchvision_datasets() -> Any:
     Raises:
         ImportError: torchvision is missing or was built for another torch; the message says what to install.
     """
-    return _import("torchvision.datasets")
-
-
-def _import(module: str) -> Any:
     try:
-        return importlib.import_module(module)
-    except (
-        ImportError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # a mismatched pair fails with "operator torchvision::nms does not exist"
+        return importlib.import_module("torchvision.datasets")
+    # a mismatched pair fails with "operator torchvision::nms does not exist"
+    except (ImportError, RuntimeError, AttributeError) as error:
         raise ImportError(
             f"torchvision does not work with torch {torch.__version__} ({error}); install the matching pair: "
             "pip install --force-reinstall torch torchvision"

@@ -80,7 +80,8 @@ def main() -> None:
         timed(cluster, options.repeats),
     )
     print(
-        f"torch {torch.__version__}, {trainer.device}, {torch.get_num_threads()} threads, {options.net}, pool {options.size:,}, 10 classes, T = 10"
+        f"torch {torch.__version__}, {trainer.device}, {torch.get_num_threads()} threads, {options.net}, "
+        f"pool {options.size:,}, 10 classes, T = 10"
     )
     print(f"one pass + head draws   {base:8.3f} s")
     print(f"seven strategies        {scored:8.3f} s   ratio {scored / base:.2f}   goal 1.3")

@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--repeats 5]
 
-Prints the median of several fresh processes against the goals: import under 0.3 s without torch, --help under 1 s, first output within
-5 s, `python -m alenv.train selector=autoal` under 60 s on two cores.
+Prints the median of several fresh processes against the goals: import under 0.3 s without torch, --help under 1 s, first
+output within 5 s, `python -m alenv.train selector=autoal` under 60 s on two cores.
 """
 
 import argparse

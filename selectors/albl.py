@@ -18,7 +18,8 @@ class ALBL(Selector):
     With K experts and T purchases in the whole campaign, every purchase i drawn with probability q_i from the mixture p of the
     experts' advice psi updates each expert k by
 
-        w_k <- w_k exp(p_min / 2 (r psi_k(i) / q_i + sqrt(ln(K / delta) / (K T)) / p_k)),   p_k = (1 - K p_min) w_k / sum w + p_min
+        w_k <- w_k exp(p_min / 2 (r psi_k(i) / q_i + sqrt(ln(K / delta) / (K T)) / p_k)),
+        p_k = (1 - K p_min) w_k / sum w + p_min,
 
     with p_min = sqrt(ln K / (K T)). The paper buys one sample a round; in a batch, p and r are those of the round.
 
@@ -26,8 +27,9 @@ class ALBL(Selector):
     purchases are drawn without replacement, so a redrawn labelled sample never occurs.
 
     Args:
-        reward: "iw_accuracy" is the paper's importance-weighted accuracy, a level that grows whatever is pulled; "normalized_gain"
-            is the gain of validation accuracy scaled to [0, 1], from which the bandit can learn within few rounds.
+        reward: "iw_accuracy" is the paper's importance-weighted accuracy, a level that grows whatever is pulled;
+            "normalized_gain" is the gain of validation accuracy scaled to [0, 1], from which the bandit can learn within
+            few rounds.
         delta: failure probability of the regret bound.
     """
 

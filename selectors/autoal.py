@@ -70,9 +70,10 @@ class AutoAL(Selector):
     def act(self, observation: Observation, ballot: Ballot) -> Any:
         """Rehearse on the labelled set, then return (N, S) actions whose weights are SearchNet's; equal ones while labels are too few."""
         round = ballot.round
-        rehearsal = self._rehearse(ballot)
-        if rehearsal is not None:
-            self._rotate(*rehearsal, round)
+        with self.context.trainer.threads(self.search_net):
+            rehearsal = self._rehearse(ballot)
+            if rehearsal is not None:
+                self._rotate(*rehearsal, round)
         weights = self.weights(round.inputs)
         if rehearsal is None:
             weights = torch.full_like(weights, 1 / len(ballot.names))

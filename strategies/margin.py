@@ -1,4 +1,7 @@
-"""Margin sampling (Scheffer, Decomain & Wrobel, "Active Hidden Markov Models", IDA 2001); "breaking ties" (Luo et al., JMLR 2005)."""
+"""Margin sampling (Scheffer, Decomain & Wrobel, "Active Hidden Markov Models", IDA 2001).
+
+Also called "breaking ties" (Luo et al., JMLR 2005).
+"""
 
 from jaxtyping import Float
 from torch import Tensor

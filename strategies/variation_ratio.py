@@ -14,8 +14,8 @@ class VariationRatio(ScoreStrategy):
     """Score 1 - (votes for the modal class) / T over T stochastic passes, each voting for its argmax. O(T U C).
 
     Args:
-        mode: "vote" is the paper's. "single" is what several published libraries compute, 1 - max_c p_c of one deterministic pass: it
-            ranks exactly like least confidence.
+        mode: "vote" is the paper's. "single" is what several published libraries compute, 1 - max_c p_c of one
+            deterministic pass: it ranks exactly like least confidence.
     """
 
     pointwise = True

@@ -582,7 +582,7 @@ def train(directory: Path, words: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "alenv.train", *words, f"hydra.run.dir={directory}"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=directory.parent
-    )  # fmt: skip
+    )
 
 
 def size(directory: Path) -> int:

@@ -18,6 +18,5 @@ def digits() -> Source:
     examples = Examples(images, targets, number_ids(len(images)))
     train, test = examples.take(order[TEST_SIZE:].sort().values), examples.take(order[:TEST_SIZE].sort().values)
     values = train.inputs.float()
-    return Source(
-        "digits", train, test, tuple(str(d) for d in range(10)), values.mean(), values.std(), Augmentation(pad=1)
-    )  # fmt: skip
+    classes = tuple(str(d) for d in range(10))
+    return Source("digits", train, test, classes, values.mean(), values.std(), Augmentation(pad=1))

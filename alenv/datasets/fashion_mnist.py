@@ -29,19 +29,21 @@ def fashion_mnist(root: str = "data", download: bool = False) -> Source:
         folder = _folder(Path(root).expanduser())
     if folder is None:
         raise ValueError(
-            f"no Fashion-MNIST files in {Path(root).absolute()}: expected train-images-idx3-ubyte(.gz) and its three companions; set "
-            "dataset.root to their folder (Debian: apt install dataset-fashion-mnist, dataset.root=/usr/share/datasets/fashion-mnist) "
-            "or dataset.download=true"
+            f"no Fashion-MNIST files in {Path(root).absolute()}: expected train-images-idx3-ubyte(.gz) and its three companions; "
+            "set dataset.root to their folder (Debian: apt install dataset-fashion-mnist, "
+            "dataset.root=/usr/share/datasets/fashion-mnist) or dataset.download=true"
         )
-    return Source("fashion_mnist", _examples(folder, "train"), _examples(folder, "t10k"), CLASSES,
-                  torch.tensor(MEAN), torch.tensor(STD), Augmentation(pad=2, flip=True))  # fmt: skip
+    train, test = _examples(folder, "train"), _examples(folder, "t10k")
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return Source("fashion_mnist", train, test, CLASSES, mean, std, Augmentation(pad=2, flip=True))
 
 
 def _examples(folder: Path, part: str) -> Examples:
     images, targets = read_idx(folder / f"{part}-images-idx3-ubyte"), read_idx(folder / f"{part}-labels-idx1-ubyte")
     if images.dim() != 3 or targets.dim() != 1 or len(images) != len(targets):
         raise ValueError(
-            f"{folder}: {part} images {tuple(images.shape)} and labels {tuple(targets.shape)} do not belong together; get the files again"
+            f"{folder}: {part} images {tuple(images.shape)} and labels {tuple(targets.shape)} do not belong together; "
+            "get the files again"
         )
     prefix = {"train": "train-", "t10k": "test-"}[part]
     return Examples(images.unsqueeze(1), targets.long(), number_ids(len(images), prefix))

@@ -35,6 +35,7 @@ def read_idx(path: Path) -> Tensor:
     shape = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else ()
     if not shape or len(data) - start != math.prod(shape):
         raise ValueError(
-            f"{found} is cut short or too long: expected {math.prod(shape)} values for shape {shape}, got {max(0, len(data) - start)}; get it again"
+            f"{found} is cut short or too long: expected {math.prod(shape)} values for shape {shape}, "
+            f"got {max(0, len(data) - start)}; get it again"
         )
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)[start:].view(shape)

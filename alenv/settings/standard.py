@@ -13,8 +13,8 @@ def standard(source: Source, validation: float | int | None, streams: Streams) -
 
     Args:
         source: the data set.
-        validation: size (a whole number, or >= 1) or share (< 1) of the training examples; None for 10 %, at most 200; 0 for none. Only
-            examples with a known label are drawn, uniformly.
+        validation: size (a whole number, or >= 1) or share (< 1) of the training examples; None for 10 %, at most 200;
+            0 for none. Only examples with a known label are drawn, uniformly.
         streams: randomness of the seed.
     """
     known = torch.nonzero(source.train.targets >= 0).flatten()
