@@ -1,7 +1,6 @@
 """The public contract: what every strategy and every selector must keep, run on small problems that need no data."""
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -391,10 +390,19 @@ def _select(strategy: Strategy, round: Round, budget: int, rule: str) -> Tensor:
 
 def _check_state(name: str, state: Any) -> dict[str, Any]:
     with _named(name, "state is nested dicts and lists of tensors, numbers and strings"), tempfile.TemporaryDirectory() as folder:
-        json.dumps({"keys": list(state)})
+        _check_keys(state)
         save_state(Path(folder) / "state", {"state": state})
         saved: dict[str, Any] = load_state(Path(folder) / "state")["state"]
         return saved
+
+
+def _check_keys(state: Any) -> None:
+    if isinstance(state, Mapping):
+        numbers = [key for key in state if not isinstance(key, str)]
+        if numbers:
+            raise TypeError(f"expected strings as keys, got {numbers[:3]}")
+        for value in state.values():
+            _check_keys(value)
 
 
 def _plain(state: Any) -> Any:

@@ -1,14 +1,19 @@
 """What the commands share: run directories named by their content, nearest names for typing errors, one sentence for errors."""
 
 import contextlib
-import difflib
 import io
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib import resources
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+
+from alenv import library
+from alenv.library import nearest
+from alenv.rundir import config_hash, flat
 
 GROUPS = ("dataset", "setting", "net", "trainer", "selector", "oracle", "reward")
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -24,8 +29,6 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def run_name(*, _root_: DictConfig) -> str:
     """Return `<dataset>-<setting>-<selector>-<seed>-<hash8>` of the configuration being composed."""
-    from alenv.rundir import config_hash
-
     config, choices = resolved(_root_), _root_.hydra.runtime.choices
     return "-".join(
         str(part) for part in (choices.dataset, choices.setting, choices.selector, config["seed"], config_hash(config))
@@ -60,21 +63,19 @@ def speaking(stream: Any) -> Iterator[None]:
 
 def nearest_option(message: str, config_name: str) -> str | None:
     """Return a sentence with the nearest option or choice if Hydra's `message` is about an unknown one."""
-    from alenv import library
-
     if "Could not override" in message or "not in struct" in message or "Key '" in message:
         known = _keys(config_name)
         for word in sys.argv[1:]:
             key = word.split("=")[0].lstrip("+~")
             if "=" in word and key.split("@")[0] not in known and not key.startswith("hydra"):
-                return f"'{key}' is not an option{_owners(key) or _near(key, known)}"
+                return f"'{key}' is not an option{_owners(key) or nearest(key, known)}"
     for word in sys.argv[1:]:
         key, _, value = word.partition("=")
         if key in GROUPS and value in ("", "null"):
             return f"'{word}' chooses nothing; leave it out for the default, or choose one of: {', '.join(library.names(key))}"
         for name in value.split(",") if key in GROUPS and "Could not find" in message else ():  # several: a multirun
             if name not in library.names(key):
-                return f"unknown {key} '{name}'{_near(name, library.names(key))}"
+                return f"unknown {key} '{name}'{nearest(name, library.names(key))}"
     return None
 
 
@@ -86,13 +87,6 @@ def unusable_directory(message: str) -> str | None:
 
 def _keys(config_name: str) -> list[str]:
     """Return every dotted key a command takes, those of the chosen (or default) member of each group included."""
-    from importlib import resources
-
-    import yaml
-
-    from alenv import library
-    from alenv.rundir import flat
-
     text = resources.files("alenv.configs").joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     own = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
@@ -108,15 +102,7 @@ def _keys(config_name: str) -> list[str]:
 
 def _owners(key: str) -> str:
     """Return which choices of a group have the option `key`, as the rest of a sentence; empty if none has."""
-    from alenv import library
-    from alenv.rundir import flat
-
     group, _, option = key.partition(".")
     known = library.names(group) if group in GROUPS and option else []
     names = [name for name in known if option in flat(library.config(group, name))]
     return f" here; it belongs to {' and '.join(f'{group}={name}' for name in names)}" if names else ""
-
-
-def _near(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"

@@ -16,6 +16,7 @@ from alenv.campaign import ActionKind, Campaign, Plan, Query
 from alenv.mixing import Mixing
 from alenv.model import TaskModel
 from alenv.observation import CAMPAIGN_FEATURES, STRATEGY_FEATURES, observe
+from alenv.oracle import charge
 from alenv.problem import Problem, assemble
 from alenv.record import Record
 from alenv.render import curve_image, table_text
@@ -160,8 +161,7 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
 
     def _ask(self, query: Query) -> tuple[Query, list[int | None], float]:
         labels = self.problem.oracle.label(query.indices)
-        price = getattr(self.problem.oracle, "price", len)
-        return query, labels, float(price(query.indices))
+        return query, labels, charge(self.problem.oracle, query.indices)
 
     def _receive(self, query: Query) -> Job:
         self.query, labels, cost = self.buy(query)

@@ -9,7 +9,7 @@ import torch
 
 from alenv.campaign import Query
 from alenv.durable import append_lines, read_lines, rewrite_lines, write_atomically
-from alenv.oracle import AwaitingLabels
+from alenv.oracle import AwaitingLabels, charge
 from alenv.pool import OUTSIDE
 
 OUTSIDE_NAME = "outside"
@@ -57,8 +57,7 @@ class Ledger:
                 received()
             self._asked.unlink(missing_ok=True)
         rows = {row["id"]: row for row in self._rows[query.round]}
-        price = getattr(self._oracle, "price", len)
-        return query, [rows[id_]["target"] for id_ in query.ids], float(price(query.indices))
+        return query, [rows[id_]["target"] for id_ in query.ids], charge(self._oracle, query.indices)
 
     def _ask(self, query: Query, known: dict[str, Any]) -> None:
         by, propensity = query.chosen_by or ("initial",) * len(query.ids), query.propensity.tolist() or [1.0] * len(query.ids)

@@ -83,17 +83,17 @@ def strategies(spec: Any, required: Iterable[str] = ()) -> dict[str, Any]:
         listed = names("strategy") if spec == EVERYTHING else [spec] if ":" in spec else config("candidates", spec)["strategies"]
     else:
         listed = list(spec)
-    items = [*listed, *(name for name in required if name not in [_item_name(item) for item in listed])]
+    items = [*listed, *(name for name in required if name not in [label(item) for item in listed])]
     if not items:
         raise ValueError("expected at least one candidate strategy, got an empty list; name some, or use strategies=autoal7")
     built: dict[str, Any] = {}
     for item in items:
-        label = _item_name(item)
-        if label in built and isinstance(item, Mapping):
-            label += "(" + ",".join(f"{k}={v}" for k, v in item.items() if k != "name") + ")"
-        if label in built:
-            raise ValueError(f"strategy '{label}' is listed twice; give one of them other parameters, or drop it")
-        built[label] = build("strategy", item)
+        called = label(item)
+        if called in built and isinstance(item, Mapping):
+            called += "(" + ",".join(f"{k}={v}" for k, v in item.items() if k != "name") + ")"
+        if called in built:
+            raise ValueError(f"strategy '{called}' is listed twice; give one of them other parameters, or drop it")
+        built[called] = build("strategy", item)
     return built
 
 
@@ -114,7 +114,7 @@ def resolve(target: str) -> Any:
             raise
         raise ValueError(f"no module '{module}' (from '{target}'); is it in the working directory or installed?") from error
     if not hasattr(found, attribute):
-        raise ValueError(f"module '{module}' has no '{attribute}'{_near(attribute, dir(found))}")
+        raise ValueError(f"module '{module}' has no '{attribute}'{nearest(attribute, dir(found))}")
     return getattr(found, attribute)
 
 
@@ -128,7 +128,8 @@ def _call(given: Mapping[str, Any]) -> Any:
     return functools.partial(target, **parameters) if given.get("_partial_") else target(**parameters)
 
 
-def _item_name(item: Any) -> str:
+def label(item: Any) -> str:
+    """Return what a thing given by name, mapping, "module:Class" or itself is called."""
     if isinstance(item, str):
         return item.rpartition(":")[2] if ":" in item else item
     if isinstance(item, Mapping) and ("name" in item or "_target_" in item):
@@ -141,10 +142,11 @@ def _item_name(item: Any) -> str:
 def _check(name: str, known: Iterable[str], what: str) -> None:
     known = list(known)
     if name not in known:
-        raise ValueError(f"unknown {what} '{name}'{_near(name, known)}")
+        raise ValueError(f"unknown {what} '{name}'{nearest(name, known)}")
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: the nearest known one, or all of them."""
     known = sorted(k for k in known if not k.startswith("_"))
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"

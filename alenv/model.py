@@ -47,6 +47,13 @@ class Laplace:
         return torch.linalg.solve_triangular(factor.mT, noise, upper=True).permute(2, 0, 1)
 
 
+def apply_heads(h: Float[Tensor, "B D"], heads: tuple[Float[Tensor, "T C D"], Float[Tensor, "T C"]]) -> Float[Tensor, "T B C"]:
+    """Return the logits of T heads on the same features, from one product of width T C."""
+    weight, bias = heads
+    logits = h @ weight.flatten(0, 1).T  # (B, T C)
+    return logits.unflatten(1, weight.shape[:2]).transpose(0, 1) + bias.unsqueeze(1)
+
+
 class TaskModel(nn.Module):
     """A body that makes features, our own dropout, and one linear head.
 
@@ -122,8 +129,8 @@ class TaskModel(nn.Module):
 
     @property
     def noisy(self) -> bool:
-        """Whether `draws` has a source of noise."""
-        return self.dropout > 0 or self.laplace is not None
+        """Whether a trained model has a source of noise: dropout, or the posterior of a head fitted to its optimum."""
+        return self.dropout > 0 or self.solver == "lbfgs"
 
     def head_draws(self, draws: int, generator: torch.Generator) -> tuple[Float[Tensor, "T C D"], Float[Tensor, "T C"]]:
         """Return `draws` heads: one dropout mask, or one sample of the Laplace posterior, each.
@@ -149,9 +156,7 @@ class TaskModel(nn.Module):
 
     def draws(self, h: Float[Tensor, "B D"], draws: int, generator: torch.Generator) -> Float[Tensor, "T B C"]:
         """Return logits of `draws` stochastic heads on features `h`: one product of width T C."""
-        weight, bias = self.head_draws(draws, generator)
-        logits = h @ weight.flatten(0, 1).T  # (B, T C)
-        return logits.unflatten(1, weight.shape[:2]).transpose(0, 1) + bias.unsqueeze(1)
+        return apply_heads(h, self.head_draws(draws, generator))
 
     def aux_outputs(self, stages: list[Tensor]) -> dict[str, Tensor]:
         """Return the outputs of the extra heads on `stages`."""

@@ -5,6 +5,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -45,6 +46,12 @@ class Oracle(ABC):
 
     def received(self) -> None:  # noqa: B027 - most oracles do not care
         """Hear that the last answers are safe on disk."""
+
+
+def charge(oracle: Any, indices: Int[Tensor, " B"]) -> float:
+    """Return what `oracle` (an `Oracle`, or anything with `label`) asks for these answers; one each where it names no price."""
+    price = getattr(oracle, "price", None)
+    return float(len(indices) if price is None else price(indices))
 
 
 class SimulatedOracle(Oracle):
@@ -166,7 +173,7 @@ class FileOracle(Oracle):
         if answer.isdecimal() and int(answer) < len(self._classes):
             return int(answer)
         near = difflib.get_close_matches(answer, self._classes, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"classes: {', '.join(self._classes[:12])}"
+        hint = f"did you mean '{near[0]}'?" if near else f"the classes are {', '.join(self._classes[:12])}."
         raise ValueError(f"{self.path}: '{answer}' (id {id_}) is not a class; {hint} Correct it and run the same command again")
 
 

@@ -66,7 +66,7 @@ class Pool:
             raise ValueError("an index is revealed twice in one batch; every index may be bought once")
         if any(not 0 <= i < len(self) for i in wanted):
             raise ValueError(f"expected pool indices in 0..{len(self) - 1}, got {min(wanted)}..{max(wanted)}")
-        known = [i for i in wanted if self.labels[i] != HIDDEN]
+        known = indices[self.labels[indices] != HIDDEN].tolist()
         if known:
             raise ValueError(f"indices {known[:5]} were bought before; a label is revealed once")
         values = [ABSTAINED if label is None else label for label in labels]

@@ -101,7 +101,7 @@ class Problem:
         offered = {f"aux:{head.name}" for strategy in self.strategies.values() for head in strategy.heads()}
         for name, strategy in self.strategies.items():
             check_needs(strategy)
-            if "mc_probs" in strategy.needs and model.solver != "lbfgs" and model.dropout == 0:
+            if "mc_probs" in strategy.needs and not model.noisy:
                 raise ValueError(
                     f"strategy '{name}' needs stochastic outputs, but the net has no dropout; set net.dropout above 0, or drop it"
                 )
@@ -144,7 +144,7 @@ def assemble(
         plan=plan if ids is None else replace(plan, initial=len(ids)),
         reward=library.build("reward", reward),
         oracle=library.build("oracle", oracle),
-        setting_name=setting if isinstance(setting, str) else "standard",
+        setting_name=library.label(setting),
         validation=validation,
         initial_ids=ids,
         joint=joint,

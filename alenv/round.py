@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from alenv.model import TaskModel
+from alenv.model import TaskModel, apply_heads
 from alenv.pool import Pool
 from alenv.streams import Streams
 from alenv.trainer import Outputs
@@ -346,9 +346,7 @@ class _Block(Round):
 
 
 def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:
-    weight, bias = heads
-    logits = embeddings @ weight.flatten(0, 1).T  # (U, T C): one product for all draws
-    return (logits.unflatten(1, weight.shape[:2]).transpose(0, 1) + bias.unsqueeze(1)).softmax(2)
+    return apply_heads(embeddings, heads).softmax(2)
 
 
 # name -> ways to derive it: what it takes, and how

@@ -6,11 +6,12 @@ which FitNet's loss is high. The weights of the pool's samples then decide the r
 
 Equations are the paper's, in this form where its print is ambiguous or does not train (its released code has a zero gradient):
 
-- W = softmax over candidates of SearchNet's output; s_j = sum_k W_kj S_k(x_j) (score first, threshold after: the paper's figure 1);
+- W = softmax over candidates of SearchNet's output, s_j = sum_k W_kj S_k(x_j): score first, threshold after (the paper's figure 1);
 - S_bar = sigmoid(slope (s - v) / std(s)), v the upper quantile of s, both detached; slope is finite (10);
-- FitNet's losses are centred within the batch before they weigh S_bar (a baseline), in units of their deviation over H2 before the
-  rotation: as FitNet learns the samples that are selected, the search comes to rest;
-- the count regulariser is quadratic in the relative soft count, since the printed one (eq. 9) has no slope far from its optimum;
+- FitNet's losses are centred within the batch before they weigh S_bar (a baseline), in units of their deviation over H2 before
+  the rotation: as FitNet learns the samples that are selected, the search comes to rest;
+- the count regulariser (off by default: v is the quantile of the count already) is quadratic in the relative soft count, since
+  the printed one (eq. 9) has no slope far from its optimum;
 - FitNet starts afresh every round, so that the half it is judged on is unseen; SearchNet is kept. Both halves are redrawn.
 """
 
@@ -44,14 +45,15 @@ class AutoAL(Selector):
         search_lr: of SearchNet (SGD, momentum 0.9).
         slope: of the relaxation, in units of 1 / std(s).
         regularizer: weight of the count regulariser.
-        scorer: whose outputs the candidates see on H2: "fit_net" has not seen it; "task_model" (the released code) was trained on it.
+        scorer: whose outputs the candidates see on H2: "fit_net" has not seen it; "task_model" (the released code's) was trained
+            on it.
     """
 
     action_kind = "sample_mix"
 
     def __init__(
-        self, votes: float = 2.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.05,
-        slope: float = 10.0, regularizer: float = 0.1, scorer: Scorer = "fit_net",
+        self, votes: float = 5.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.005,
+        slope: float = 10.0, regularizer: float = 0.0, scorer: Scorer = "fit_net",
     ) -> None:  # fmt: skip
         if scorer not in ("fit_net", "task_model"):
             raise ValueError(f"autoal: expected scorer=fit_net or scorer=task_model, got '{scorer}'")
@@ -66,9 +68,12 @@ class AutoAL(Selector):
         self._logs: dict[str, float] = {}
         with context.streams.scoped("autoal/search_net"):
             self.search_net = context.net(len(context.strategies)).to(context.trainer.device)
+        with torch.no_grad():  # nearly equal weights: no opinion before there is evidence
+            self.search_net.linear.weight.mul_(0.1)
+            self.search_net.linear.bias.zero_()
 
     def act(self, observation: Observation, ballot: Ballot) -> Any:
-        """Rehearse on the labelled set, then return (N, S) actions whose weights are SearchNet's; equal ones while labels are too few."""
+        """Rehearse on the labelled set, then return (N, S) actions: SearchNet's weights, equal ones while labels are too few."""
         round = ballot.round
         with self.context.trainer.threads(self.search_net):
             rehearsal = self._rehearse(ballot)
@@ -249,13 +254,17 @@ def soft_selection(scores: Float[Tensor, " B"], share: float, slope: float) -> F
     return torch.sigmoid(steepness * (scores - ops.upper_quantile(fixed, share)))
 
 
-def count_penalty(selected: Float[Tensor, " B"], target: float) -> Float[Tensor, ""]:
+def count_penalty(selected: Float[Tensor, " B"], target: float | int) -> Float[Tensor, ""]:
     """Return ((soft count - target) / target)^2."""
     return ((selected.sum() - target) / target).square()
 
 
 def search_loss(
-    selected: Float[Tensor, " B"], losses: Float[Tensor, " B"], target: float, regularizer: float, scale: float | Tensor = 1.0
+    selected: Float[Tensor, " B"],
+    losses: Float[Tensor, " B"],
+    target: float | int,
+    regularizer: float,
+    scale: float | Tensor = 1.0,
 ) -> Float[Tensor, ""]:
     """Return eq. 8, to be minimised: selecting samples whose FitNet loss (centred, over `scale`, detached) is high lowers it."""
     fixed = losses.detach()

@@ -33,7 +33,7 @@ from alenv.trainer import Trainer
 
 B, K, SHARE = 256, 5, 0.1
 MARKS = math.ceil(B * SHARE)
-DEFAULT = AutoAL()
+SLOPE, TOY_LR = AutoAL().slope, 0.05  # the learning rate is the toy's: it has 150 steps in all, a campaign hundreds a round
 
 
 def planted(seed, informative=0, lowest=False):
@@ -49,14 +49,14 @@ def planted(seed, informative=0, lowest=False):
     return inputs, losses, votes
 
 
-def searched(seed, inputs, losses, votes, steps=150):
+def searched(seed, inputs, losses, votes, steps=150, regularizer=0.0):
     """Mean weights, and the share of the true top losses among the top scores, after training a small SearchNet."""
     with Streams(seed).scoped("search_net"):
         net = mlp((8,), K, width=64, depth=1, dropout=0.0)
-    optimizer = torch.optim.SGD(net.parameters(), lr=DEFAULT.search_lr, momentum=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=TOY_LR, momentum=0.9)
     for _ in range(steps):
-        selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, DEFAULT.slope)
-        loss = search_loss(selected, losses, MARKS, DEFAULT.regularizer, losses.std())
+        selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, SLOPE)
+        loss = search_loss(selected, losses, MARKS, regularizer, losses.std())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -157,9 +157,16 @@ def test_the_informative_candidate_wins_and_uninformed_search_finds_nothing(seed
     assert weights[0] - control[0] >= 0.3
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_informative_candidate_wins_with_the_regulariser_switched_on(seed):
+    weights, precision = searched(seed, *planted(seed), regularizer=0.1)
+    assert weights[0] > 0.6
+    assert precision >= 0.9
+
+
 def test_over_seeds_uninformed_search_stays_near_equal_weights():
     means = []
-    for seed in range(5):
+    for seed in range(10):
         inputs, losses, votes = planted(seed)
         lot = torch.randperm(B, generator=Streams(seed)("shuffle"))
         means.append(searched(seed, inputs, losses[lot], votes)[0])

@@ -95,7 +95,7 @@ def test_a_missing_idx_file_is_named(tmp_path):
 @pytest.mark.parametrize("cut", [5, 8, 16, 30])
 def test_a_truncated_idx_file_says_so(cut, tmp_path):
     (tmp_path / "some-idx").write_bytes(idx_bytes(random_bytes(3, 4, 2))[:cut])
-    with pytest.raises(ValueError, match="cut short or too long"):
+    with pytest.raises(ValueError, match="cut short"):
         read_idx(tmp_path / "some-idx")
 
 

@@ -14,6 +14,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 import alenv
 from alenv.env import ActiveLearningEnv
 from alenv.observation import CAMPAIGN_FEATURES, STRATEGY_FEATURES
+from alenv.strategy import Strategy
 
 IDS = ["alenv/Pick-v0", "alenv/Mix-v0", "alenv/SampleMix-v0"]
 SHORT = {"rounds": 3}
@@ -124,15 +125,7 @@ def test_observations_are_fresh_float32_boxes_of_declared_size(name):
 
 
 def test_observations_run_no_strategy():
-    class Alarm:
-        needs = frozenset()
-
-        def heads(self):
-            return ()
-
-        def state_dict(self):
-            return {}
-
+    class Alarm(Strategy):
         def select(self, round, budget):
             raise AssertionError("a strategy ran")
 

@@ -226,10 +226,10 @@ def test_files_saved_by_any_spreadsheet_are_read(tmp_path: Path, mark: bytes, en
     [
         ("hrose", r"'hrose' \(id id0\) is not a class; did you mean 'horse'\?"),
         ("Dog", r"'Dog' \(id id0\) is not a class; did you mean 'dog'\?"),
-        ("3", "'3' .* is not a class; classes: cat, dog, horse"),
+        ("3", "'3' .* is not a class; the classes are cat, dog, horse"),
         ("-1", "'-1' .* is not a class"),
         ("1.0", "'1.0' .* is not a class"),
-        ("zebra-fish", "'zebra-fish' .* is not a class; classes: cat, dog, horse"),
+        ("zebra-fish", "'zebra-fish' .* is not a class; the classes are cat, dog, horse"),
     ],
 )
 def test_an_answer_that_is_no_class_is_refused_and_the_file_kept(tmp_path: Path, answer: str, message: str) -> None:

@@ -32,8 +32,10 @@ def read_idx(path: Path) -> Tensor:
         )
     axes = data[3]
     start = 4 + 4 * axes
-    shape = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else ()
-    if not shape or len(data) - start != math.prod(shape):
+    if len(data) < start or axes == 0:
+        raise ValueError(f"{found} is cut short within its header of {start} bytes; get it again")
+    shape = struct.unpack(f">{axes}I", data[4:start])
+    if len(data) - start != math.prod(shape):
         raise ValueError(
             f"{found} is cut short or too long: expected {math.prod(shape)} values for shape {shape}, "
             f"got {max(0, len(data) - start)}; get it again"
