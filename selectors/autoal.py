@@ -6,7 +6,7 @@ which FitNet's loss is high. The weights of the pool's samples then decide the r
 
 Equations are the paper's, in this form where its print is ambiguous or does not train (its released code has a zero gradient):
 
-- W = softmax over candidates of SearchNet's output, s_j = sum_k W_kj S_k(x_j): score first, threshold after (the paper's figure 1);
+- W = softmax over candidates of SearchNet's output, s_j = sum_k W_kj S_k(x_j): score first, then threshold (figure 1);
 - S_bar = sigmoid(slope (s - v) / std(s)), v the upper quantile of s, both detached; slope is finite (10);
 - FitNet's losses are centred within the batch before they weigh S_bar (a baseline), in units of their deviation over H2 before
   the rotation: as FitNet learns the samples that are selected, the search comes to rest;
