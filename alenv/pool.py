@@ -80,7 +80,8 @@ class Pool:
         """Return a pool in which only these labels, of those known here, have been bought: a rehearsal of an earlier state."""
         shown = Pool(len(self), self.num_classes, self.labels.device)
         shown.labels[indices] = self.labels[indices]
-        shown.order = [i for i in self.order if shown.labels[i] != HIDDEN]
+        bought = (shown.labels != HIDDEN).tolist()
+        shown.order = [i for i in self.order if bought[i]]
         return shown
 
     def state_dict(self) -> dict[str, Any]:
