@@ -12,6 +12,7 @@ Equations are the paper's, in this form where its print is ambiguous or does not
   the rotation: as FitNet learns the samples that are selected, the search comes to rest;
 - the count regulariser (off by default: v is the quantile of the count already) is quadratic in the relative soft count, since
   the printed one (eq. 9) has no slope far from its optimum;
+- a prior pulls the weights towards equality, with the force of `prior` held-out samples: a handful of labels does not decide;
 - FitNet starts afresh every round, so that the half it is judged on is unseen; SearchNet is kept. Both halves are redrawn.
 """
 
@@ -44,6 +45,7 @@ class AutoAL(Selector):
         fit_lr: of FitNet (Adam).
         search_lr: of SearchNet (SGD, momentum 0.9).
         slope: of the relaxation, in units of 1 / std(s).
+        prior: of equal weights, in held-out samples; 0 for none.
         regularizer: weight of the count regulariser.
         scorer: whose outputs the candidates see on H2: "fit_net" has not seen it; "task_model" (the released code's) was trained
             on it.
@@ -52,15 +54,17 @@ class AutoAL(Selector):
     action_kind = "sample_mix"
 
     def __init__(
-        self, votes: float = 5.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.005,
-        slope: float = 10.0, regularizer: float = 0.0, scorer: Scorer = "fit_net",
+        self, votes: float = 5.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.05,
+        slope: float = 10.0, prior: float = 2.0, regularizer: float = 0.0, scorer: Scorer = "fit_net",
     ) -> None:  # fmt: skip
         if scorer not in ("fit_net", "task_model"):
             raise ValueError(f"autoal: expected scorer=fit_net or scorer=task_model, got '{scorer}'")
-        if votes < 1 or slope <= 0:
-            raise ValueError(f"autoal: expected votes >= 1 and slope > 0, got votes={votes}, slope={slope}")
+        if votes < 1 or slope <= 0 or prior < 0:
+            raise ValueError(
+                f"autoal: expected votes >= 1, slope > 0, prior >= 0, got votes={votes}, slope={slope}, prior={prior}"
+            )
         self.votes, self.fit_epochs, self.steps, self.fit_lr, self.search_lr = votes, fit_epochs, steps, fit_lr, search_lr
-        self.slope, self.regularizer, self.scorer = slope, regularizer, scorer
+        self.slope, self.prior, self.regularizer, self.scorer = slope, prior, regularizer, scorer
 
     def begin(self, context: Context) -> None:
         """Make SearchNet."""
@@ -157,43 +161,49 @@ class AutoAL(Selector):
         search = torch.optim.SGD(self.search_net.parameters(), lr=self.search_lr, momentum=0.9)
         with torch.no_grad():
             start = torch.cat([self._losses(fit_net, batch.inputs, batch.targets) for batch in batches])
-        scale = start.std(unbiased=False).clamp(min=1e-6)
+        scale, prior = start.std(unbiased=False).clamp(min=1e-6), self.prior / len(start)
         logs: dict[str, list[Tensor]] = {"loss": [], "loss/fit": []}
         order = visits(len(batches), self.steps, round.generator("autoal/visits"))
         for step, (here, following) in enumerate(order):
             if step % 3 == 0:
                 logs["loss/fit"].append(self._step_fit(fit_net, batches[following], fit))
             elif step % 3 == 1:
-                logs["loss"].append(self._step_search(fit_net, batches[here], search, scale))
+                logs["loss"].append(self._step_search(fit_net, batches[here], search, scale, prior))
         self._logs = {name: float(torch.stack(values).mean()) for name, values in logs.items() if values}
 
     def _step_fit(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
         fit_net.train()
         self.search_net.eval()
         with torch.no_grad():
-            selected = self._selected(batch)
+            selected = self._selected(batch, self._weights(batch))
         loss = fit_loss(selected, self._losses(fit_net, batch.inputs, batch.targets))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    def _step_search(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer, scale: Tensor) -> Tensor:
+    def _step_search(
+        self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer, scale: Tensor, prior: float
+    ) -> Tensor:
         fit_net.eval()
         with torch.no_grad():
             losses = self._losses(fit_net, batch.inputs, batch.targets)
         self.search_net.train()
-        loss = search_loss(self._selected(batch), losses, batch.marks, self.regularizer, scale)
+        weights = self._weights(batch)
+        loss = search_loss(self._selected(batch, weights), losses, batch.marks, self.regularizer, scale)
+        loss = loss + prior * departure(weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    def _selected(self, batch: "Rehearsal") -> Float[Tensor, " B"]:
+    def _weights(self, batch: "Rehearsal") -> Float[Tensor, "B K"]:
         with self.context.trainer.autocast(batch.inputs):
             logits = self.search_net(batch.inputs).float()
-        scores = combined_scores(logits.softmax(1), batch.votes)
-        return soft_selection(scores, batch.marks / len(batch.rows), self.slope)
+        return logits.softmax(1)
+
+    def _selected(self, batch: "Rehearsal", weights: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
+        return soft_selection(combined_scores(weights, batch.votes), batch.marks / len(batch.rows), self.slope)
 
 
 class Rehearsal(NamedTuple):
@@ -257,6 +267,11 @@ def soft_selection(scores: Float[Tensor, " B"], share: float, slope: float) -> F
 def count_penalty(selected: Float[Tensor, " B"], target: float | int) -> Float[Tensor, ""]:
     """Return ((soft count - target) / target)^2."""
     return ((selected.sum() - target) / target).square()
+
+
+def departure(weights: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Return the mean Kullback-Leibler divergence of the weights from equal ones, in nats."""
+    return (math.log(weights.shape[1]) - ops.entropy(weights)).mean()
 
 
 def search_loss(

@@ -1,4 +1,4 @@
-"""TypiClust (Hacohen, Dekel & Weinshall, "Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets", ICML 2022)."""
+"""TypiClust (Hacohen, Dekel & Weinshall, "Active Learning on a Budget", ICML 2022, arXiv 2202.02794)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +12,9 @@ from alenv.strategy import Strategy, best_first
 class TypiClust(Strategy):
     """Buy the most typical candidate of each cluster that has no label yet.
 
-    Labelled and unlabelled features are clustered together into min(L + B, 500) clusters. Clusters are visited by rising number of
-    labels, then falling size; each gives its candidate of highest typicality, 1 / mean distance to its min(20, size / 2) nearest
-    neighbours among the cluster's candidates. O(iterations x N K D) for K clusters, memory one block of distances.
+    Labelled and unlabelled features are clustered together into min(L + B, 500) clusters. Clusters are visited by rising number
+    of labels, then falling size; each gives its candidate of highest typicality, 1 / mean distance to its min(20, size / 2)
+    nearest neighbours among the cluster's candidates. O(iterations x N K D) for K clusters, memory one block of distances.
 
     The paper clusters self-supervised features; with a trained task model the embeddings are its own. Clusters of at most
     `min_size` members come only when the larger ones are used up, as in the authors' code.

@@ -21,6 +21,7 @@ from alenv.selectors.autoal import (
     combined_scores,
     count_penalty,
     cut,
+    departure,
     fit_loss,
     search_loss,
     soft_selection,
@@ -33,7 +34,7 @@ from alenv.trainer import Trainer
 
 B, K, SHARE = 256, 5, 0.1
 MARKS = math.ceil(B * SHARE)
-SLOPE, TOY_LR = AutoAL().slope, 0.05  # the learning rate is the toy's: it has 150 steps in all, a campaign hundreds a round
+DEFAULT = AutoAL()
 
 
 def planted(seed, informative=0, lowest=False):
@@ -53,10 +54,11 @@ def searched(seed, inputs, losses, votes, steps=150, regularizer=0.0):
     """Mean weights, and the share of the true top losses among the top scores, after training a small SearchNet."""
     with Streams(seed).scoped("search_net"):
         net = mlp((8,), K, width=64, depth=1, dropout=0.0)
-    optimizer = torch.optim.SGD(net.parameters(), lr=TOY_LR, momentum=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=DEFAULT.search_lr, momentum=0.9)
     for _ in range(steps):
-        selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, SLOPE)
-        loss = search_loss(selected, losses, MARKS, regularizer, losses.std())
+        weights = net(inputs).softmax(1)
+        selected = soft_selection(combined_scores(weights, votes), MARKS / B, DEFAULT.slope)
+        loss = search_loss(selected, losses, MARKS, regularizer, losses.std()) + DEFAULT.prior / B * departure(weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -252,6 +254,13 @@ def test_the_slope_of_the_search_loss_in_the_soft_count_has_the_sign_of_the_exce
     assert torch.sign(selected.grad.sum()) == math.copysign(1, count - 25.6)
 
 
+def test_the_prior_is_the_divergence_from_equal_weights():
+    assert float(departure(torch.full((3, 4), 0.25))) == pytest.approx(0, abs=1e-6)
+    assert float(departure(torch.eye(4))) == pytest.approx(math.log(4))
+    mixed = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    assert float(departure(mixed)) == pytest.approx(0.5 * math.log(2))
+
+
 # check 7
 
 
@@ -408,7 +417,7 @@ def test_a_fit_step_lowers_the_loss_on_the_selected_samples():
     fit_net, batches = selector._rehearse(env.ballot)
     batch = batches[0]
     with torch.no_grad():
-        chosen = selector._selected(batch) > 0.5
+        chosen = selector._selected(batch, selector._weights(batch)) > 0.5
         before = selector._losses(fit_net, batch.inputs, batch.targets)[chosen].mean()
     optimizer = torch.optim.Adam(fit_net.parameters(), lr=1e-3)
     for _ in range(3):

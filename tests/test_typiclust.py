@@ -19,7 +19,11 @@ def islands(sizes, labeled=(), seed=0):
     parts = [CENTRES[i] + torch.randn(size, 2, generator=generator) for i, size in enumerate(sizes)]
     marks = CENTRES[list(labeled)] if labeled else torch.zeros(0, 2)
     return Round.from_arrays(
-        embeddings=torch.cat(parts), labeled_embeddings=marks, labels=torch.zeros(len(marks), dtype=torch.int64), num_classes=2, seed=seed
+        embeddings=torch.cat(parts),
+        labeled_embeddings=marks,
+        labels=torch.zeros(len(marks), dtype=torch.int64),
+        num_classes=2,
+        seed=seed,
     )
 
 
@@ -77,7 +81,9 @@ def test_visits_go_by_labels_then_size():
 
 
 def test_tcm_buys_typical_then_uncertain_samples():
-    run = Runner.of({"selector": {"name": "tcm", "rounds": 2}, "budget": {"rounds": 4}, "strategies": ["entropy"], "device": "cpu"}).run()
+    run = Runner.of(
+        {"selector": {"name": "tcm", "rounds": 2}, "budget": {"rounds": 4}, "strategies": ["entropy"], "device": "cpu"}
+    ).run()
     chosen = [set(record.chosen_by) for record in run.records[1:]]
     assert chosen == [{"typiclust"}, {"typiclust"}, {"margin"}, {"margin"}]
     with pytest.raises(ValueError, match="rounds >= 0"):
