@@ -14,7 +14,7 @@ def main() -> None:
         except ValueError as error:
             sys.exit(f"alenv: {error}")
         if found:
-            print(f"{group}: {', '.join(found)}")
+            sys.stdout.write(f"{group}: {', '.join(found)}\n")
 
 
 if __name__ == "__main__":

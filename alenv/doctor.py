@@ -43,12 +43,10 @@ def main() -> None:
     width = max(len(f.about) for f in findings)
     for finding in findings:
         mark = {True: "ok     ", False: "MISSING", None: "-      "}[finding.well]
-        print(
-            f"{mark} {finding.about:<{width}}  {finding.found}"
-            + (f"\n{'':<{width + 10}}-> {finding.remedy}" if finding.remedy else "")
-        )
+        remedy = f"\n{'':<{width + 10}}-> {finding.remedy}" if finding.remedy else ""
+        sys.stdout.write(f"{mark} {finding.about:<{width}}  {finding.found}{remedy}\n")
     broken = [f for f in findings if f.well is False]
-    print(f"\n{len(broken)} problems" if broken else "\nall is well: python -m alenv.train")
+    sys.stdout.write(f"\n{len(broken)} problems\n" if broken else "\nall is well: python -m alenv.train\n")
     sys.exit(1 if broken else 0)
 
 

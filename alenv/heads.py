@@ -1,10 +1,11 @@
 """Extra heads: small nets on a task model's feature maps that strategies declare and the trainer trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -47,3 +48,37 @@ class Head:
     build: Callable[[list[torch.Size], int, int], nn.Module]
     loss: Callable[[HeadBatch], Tensor]
     joint: bool = False
+
+
+class StageHead(nn.Module):
+    """The head of Yoo & Kweon ("Learning Loss for Active Learning", CVPR 2019): every stage pooled, projected, joined.
+
+    Per stage: mean over space (any size), linear to `width`, ReLU; then one linear layer on all of them.
+
+    Args:
+        shapes: of the stages, without the batch axis.
+        outputs: K.
+        width: units per stage.
+    """
+
+    def __init__(self, shapes: Sequence[Sequence[int]], outputs: int = 1, width: int = 128) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(shape[0], width) for shape in shapes)
+        self.joined = nn.Linear(width * len(shapes), outputs)
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Return (B, K)."""
+        pooled = [stage.flatten(2).mean(2) if stage.dim() > 2 else stage for stage in stages]
+        return self.joined(torch.cat([layer(x).relu() for layer, x in zip(self.projections, pooled, strict=True)], dim=1))
+
+
+def ranking_loss(predicted: Float[Tensor, " B"], losses: Float[Tensor, " B"], margin: float = 1.0) -> Float[Tensor, ""]:
+    """Return Yoo & Kweon's loss: mean over pairs (i, B + 1 - i) of max(0, margin - sign(l_i - l_j) (p_i - p_j)).
+
+    The true losses are detached; sign(0) is -1, as in the paper's code. An odd middle sample pairs with nobody.
+    """
+    half = len(losses) // 2
+    fixed = losses.detach()
+    above = fixed[:half] > fixed.flip(0)[:half]
+    difference = predicted[:half] - predicted.flip(0)[:half]
+    return (margin - torch.where(above, 1.0, -1.0) * difference).clamp(min=0).mean()

@@ -128,3 +128,38 @@ def upper_quantile(values: Float[Tensor, " n"], share: float) -> Float[Tensor, "
     ordered = values.sort(descending=True).values
     rank = min(max(round(share * len(values)), 1), len(values) - 1) if len(values) > 1 else 0
     return (ordered[max(rank - 1, 0)] + ordered[rank]) / 2
+
+
+def gaussian_mixture(
+    values: Float[Tensor, " n"], components: int = 5, iterations: int = 50
+) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"], Float[Tensor, " K"]]:
+    """Fit a 1-D Gaussian mixture by EM and return weights, means and standard deviations.
+
+    Values are standardised first, so the fit ignores their scale and offset; components start at equal quantiles and are at most
+    as many as there are distinct values; no deviation falls below 1e-3 of the values' own. Deterministic.
+    """
+    centre, spread = values.mean(), values.std(unbiased=False)
+    unit = torch.where(spread > 0, spread, 1.0)
+    x = ((values - centre) / unit).double()
+    count = max(1, min(components, len(torch.unique(x))))
+    means = torch.quantile(x, (torch.arange(count, device=x.device, dtype=x.dtype) + 0.5) / count)
+    deviations, weights = torch.full_like(means, 1.0 / count), torch.full_like(means, 1.0 / count)
+    for _ in range(iterations):
+        z = (x[:, None] - means) / deviations
+        share = torch.softmax(weights.log() - deviations.log() - 0.5 * z * z, dim=1)  # (n, K) responsibilities
+        mass = share.sum(0).clamp(min=1e-9)
+        means = (share * x[:, None]).sum(0) / mass
+        deviations = ((share * (x[:, None] - means).square()).sum(0) / mass).sqrt().clamp(min=1e-3)
+        weights = mass / mass.sum()
+    return weights.to(values), (means * unit + centre).to(values), (deviations * unit).to(values)
+
+
+def mixture_upper_quantile(values: Float[Tensor, " n"], share: float, components: int = 5) -> Float[Tensor, ""]:
+    """Return the threshold above which a Gaussian mixture fitted to `values` has mass `share`, by bisection of its CDF."""
+    weights, means, deviations = (part.double() for part in gaussian_mixture(values, components))
+    low, high = (means - 10 * deviations).min(), (means + 10 * deviations).max()
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = (weights * torch.special.ndtr((means - middle) / deviations)).sum()
+        low, high = torch.where(above > share, middle, low), torch.where(above > share, high, middle)
+    return ((low + high) / 2).to(values)

@@ -1,6 +1,7 @@
 """`python -m alenv.train`: run one selector on one data set, watch it, keep everything."""
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def _train(config: dict[str, Any], directory: Path) -> None:
         else f"{summary['metric']} {summary['final']:.4f}, area under its curve {summary['aubc']:.4f}"
     )
     console.print(f"{area}; {summary['labels']} labels, {summary['seconds']:.1f} s")
-    console.print(f"look:    tensorboard --logdir {directory.parent.absolute()}", markup=False)
+    console.print(f"look:    tensorboard --logdir {shlex.quote(str(directory.parent.absolute()))}", markup=False)
     console.print(f"results: {directory.absolute()}", markup=False)
 
 

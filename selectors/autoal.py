@@ -6,6 +6,7 @@ which FitNet's loss is high. The weights of the pool's samples then decide the r
 
 Equations are the paper's, in this form where its print is ambiguous or does not train (its released code has a zero gradient):
 
+- the options `form="literal"`, `penalty="printed"` and `threshold="mixture"` are equations 5-6, 9 and 2-4 as printed;
 - W = softmax over candidates of SearchNet's output, s_j = sum_k W_kj S_k(x_j): score first, then threshold (figure 1);
 - S_bar = sigmoid(slope (s - v) / std(s)), v the upper quantile of s, both detached; slope is finite (10);
 - FitNet's losses are centred within the batch before they weigh S_bar (a baseline), in units of their deviation over H2 before
@@ -17,8 +18,8 @@ Equations are the paper's, in this form where its print is ambiguous or does not
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +29,17 @@ from torch import Tensor
 from alenv import ops
 from alenv.ballot import Ballot
 from alenv.campaign import weights_action
+from alenv.heads import StageHead, ranking_loss
 from alenv.model import TaskModel
 from alenv.round import Round
 from alenv.selector import Context, Observation, Selector, Transition
 
 Scorer = Literal["fit_net", "task_model"]
+Form = Literal["combined", "literal"]
+Threshold = Literal["quantile", "mixture"]
+Penalty = Literal["quadratic", "printed"]
+Quantile = Callable[[Tensor, float], Tensor]
+CHOICES = {"scorer": Scorer, "form": Form, "threshold": Threshold, "penalty": Penalty}
 
 
 class AutoAL(Selector):
@@ -44,9 +51,14 @@ class AutoAL(Selector):
         steps: of the rotation FitNet, SearchNet, (loss prediction).
         fit_lr: of FitNet (Adam).
         search_lr: of SearchNet (SGD, momentum 0.9).
+        loss_lr: of the loss-prediction step, on its module and SearchNet's body (SGD, momentum 0.9).
         slope: of the relaxation, in units of 1 / std(s).
         prior: of equal weights, in held-out samples; 0 for none.
         regularizer: weight of the count regulariser.
+        penalty: its form: "quadratic" in the relative soft count, or "printed" (eq. 9; at weight 1 it overwhelms the search).
+        loss_prediction: train SearchNet's body to rank FitNet's losses as well (the third step of the rotation).
+        form: "combined" weighs the marks, then thresholds; "literal" thresholds each candidate's marks, then weighs (eq. 5-6).
+        threshold: v is the empirical "quantile", or that of a Gaussian "mixture" (eq. 2-4).
         scorer: whose outputs the candidates see on H2: "fit_net" has not seen it; "task_model" (the released code's) was trained
             on it.
     """
@@ -55,21 +67,26 @@ class AutoAL(Selector):
 
     def __init__(
         self, votes: float = 5.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.05,
-        slope: float = 10.0, prior: float = 2.0, regularizer: float = 0.0, scorer: Scorer = "fit_net",
+        loss_lr: float = 0.005, slope: float = 10.0, prior: float = 2.0, regularizer: float = 0.0, penalty: Penalty = "quadratic",
+        loss_prediction: bool = True, form: Form = "combined", threshold: Threshold = "quantile", scorer: Scorer = "fit_net",
     ) -> None:  # fmt: skip
-        if scorer not in ("fit_net", "task_model"):
-            raise ValueError(f"autoal: expected scorer=fit_net or scorer=task_model, got '{scorer}'")
+        for name, value in {"scorer": scorer, "form": form, "threshold": threshold, "penalty": penalty}.items():
+            if value not in get_args(CHOICES[name]):
+                raise ValueError(f"autoal: expected {name} to be one of {', '.join(get_args(CHOICES[name]))}, got '{value}'")
         if votes < 1 or slope <= 0 or prior < 0:
             raise ValueError(
                 f"autoal: expected votes >= 1, slope > 0, prior >= 0, got votes={votes}, slope={slope}, prior={prior}"
             )
-        self.votes, self.fit_epochs, self.steps, self.fit_lr, self.search_lr = votes, fit_epochs, steps, fit_lr, search_lr
-        self.slope, self.prior, self.regularizer, self.scorer = slope, prior, regularizer, scorer
+        self.votes, self.fit_epochs, self.steps, self.fit_lr = votes, fit_epochs, steps, fit_lr
+        self.search_lr, self.loss_lr = search_lr, loss_lr
+        self.slope, self.prior, self.regularizer, self.penalty, self.scorer = slope, prior, regularizer, penalty, scorer
+        self.loss_prediction, self.form, self.threshold = loss_prediction, form, threshold
 
     def begin(self, context: Context) -> None:
         """Make SearchNet."""
         super().begin(context)
         self._logs: dict[str, float] = {}
+        self.loss_module: StageHead | None = None
         with context.streams.scoped("autoal/search_net"):
             self.search_net = context.net(len(context.strategies)).to(context.trainer.device)
         with torch.no_grad():  # nearly equal weights: no opinion before there is evidence
@@ -104,12 +121,17 @@ class AutoAL(Selector):
         return self.context.trainer.outputs(self.search_net, inputs).logits.softmax(1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return SearchNet."""
-        return {"search_net": dict(self.search_net.state_dict())}
+        """Return SearchNet and the loss-prediction module."""
+        state: dict[str, Any] = {"search_net": dict(self.search_net.state_dict())}
+        if self.loss_module is not None:
+            state |= {"stages": self._shapes, "loss_module": dict(self.loss_module.state_dict())}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the SearchNet of `state`."""
+        """Continue with the nets of `state`."""
         self.search_net.load_state_dict(state["search_net"])
+        if "loss_module" in state:
+            self._make_loss_module(state["stages"]).load_state_dict(state["loss_module"])
 
     def _rehearse(self, ballot: Ballot) -> "tuple[TaskModel, list[Rehearsal]] | None":
         """Split the labelled set, fit FitNet on one half and let the candidates mark the other; None if it is too small."""
@@ -159,23 +181,26 @@ class AutoAL(Selector):
         """Train in turns: FitNet on batch n + 1 (eq. 7), SearchNet on batch n (eq. 8), then whatever predicts losses."""
         fit = torch.optim.Adam(fit_net.parameters(), lr=self.fit_lr)
         search = torch.optim.SGD(self.search_net.parameters(), lr=self.search_lr, momentum=0.9)
+        predict = self._loss_optimizer(batches[0].inputs) if self.loss_prediction else None
         with torch.no_grad():
             start = torch.cat([self._losses(fit_net, batch.inputs, batch.targets) for batch in batches])
         scale, prior = start.std(unbiased=False).clamp(min=1e-6), self.prior / len(start)
-        logs: dict[str, list[Tensor]] = {"loss": [], "loss/fit": []}
+        logs: dict[str, list[Tensor]] = {"loss": [], "loss/fit": [], "loss/prediction": []}
         order = visits(len(batches), self.steps, round.generator("autoal/visits"))
         for step, (here, following) in enumerate(order):
             if step % 3 == 0:
                 logs["loss/fit"].append(self._step_fit(fit_net, batches[following], fit))
             elif step % 3 == 1:
                 logs["loss"].append(self._step_search(fit_net, batches[here], search, scale, prior))
+            elif predict is not None:
+                logs["loss/prediction"].append(self._step_predict(fit_net, batches[here], predict))
         self._logs = {name: float(torch.stack(values).mean()) for name, values in logs.items() if values}
 
     def _step_fit(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
         fit_net.train()
         self.search_net.eval()
         with torch.no_grad():
-            selected = self._selected(batch, self._weights(batch))
+            selected = self._selected(batch, self._logits(batch))
         loss = fit_loss(selected, self._losses(fit_net, batch.inputs, batch.targets))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -189,21 +214,54 @@ class AutoAL(Selector):
         with torch.no_grad():
             losses = self._losses(fit_net, batch.inputs, batch.targets)
         self.search_net.train()
-        weights = self._weights(batch)
-        loss = search_loss(self._selected(batch, weights), losses, batch.marks, self.regularizer, scale)
-        loss = loss + prior * departure(weights)
+        logits = self._logits(batch)
+        selected = self._selected(batch, logits)
+        loss = search_loss(selected, losses, scale) + self.regularizer * PENALTIES[self.penalty](selected, batch.marks)
+        loss = loss + prior * departure(logits.softmax(1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    def _weights(self, batch: "Rehearsal") -> Float[Tensor, "B K"]:
+    def _step_predict(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
+        fit_net.eval()
+        with torch.no_grad():
+            losses = self._losses(fit_net, batch.inputs, batch.targets)
+        self.search_net.train()
+        assert self.loss_module is not None
         with self.context.trainer.autocast(batch.inputs):
-            logits = self.search_net(batch.inputs).float()
-        return logits.softmax(1)
+            predicted = self.loss_module(self.search_net.stages(batch.inputs)[0]).float()
+        loss = ranking_loss(predicted[:, 0], losses)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
 
-    def _selected(self, batch: "Rehearsal", weights: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
-        return soft_selection(combined_scores(weights, batch.votes), batch.marks / len(batch.rows), self.slope)
+    def _loss_optimizer(self, inputs: Tensor) -> torch.optim.Optimizer:
+        """Return the optimiser of the loss-prediction module AND of SearchNet's body, or it could not influence a query."""
+        if self.loss_module is None:
+            with torch.no_grad():
+                stages, _ = self.search_net.eval().stages(inputs[:1])
+            self._make_loss_module([list(stage.shape[1:]) for stage in stages])
+        assert self.loss_module is not None
+        parameters = [*self.loss_module.parameters(), *self.search_net.body.parameters()]
+        return torch.optim.SGD(parameters, lr=self.loss_lr, momentum=0.9)
+
+    def _make_loss_module(self, shapes: list[list[int]]) -> StageHead:
+        self._shapes = shapes
+        with self.context.streams.scoped("autoal/loss_module"):
+            self.loss_module = StageHead(shapes).to(self.context.trainer.device)
+        return self.loss_module
+
+    def _logits(self, batch: "Rehearsal") -> Float[Tensor, "B K"]:
+        with self.context.trainer.autocast(batch.inputs):
+            return self.search_net(batch.inputs).float()
+
+    def _selected(self, batch: "Rehearsal", logits: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
+        share, quantile = batch.marks / len(batch.rows), QUANTILES[self.threshold]
+        if self.form == "literal":
+            return literal_selection(logits, batch.votes, share, quantile)
+        return soft_selection(combined_scores(logits.softmax(1), batch.votes), share, self.slope, quantile)
 
 
 class Rehearsal(NamedTuple):
@@ -253,7 +311,9 @@ def combined_scores(weights: Float[Tensor, "B K"], votes: Bool[Tensor, "B K"]) -
     return (weights * votes).sum(1)
 
 
-def soft_selection(scores: Float[Tensor, " B"], share: float, slope: float) -> Float[Tensor, " B"]:
+def soft_selection(
+    scores: Float[Tensor, " B"], share: float, slope: float, quantile: Quantile = ops.upper_quantile
+) -> Float[Tensor, " B"]:
     """Return S_bar: how far each sample is among the upper `share` of scores, in (0, 1); scale-free, v and std are detached.
 
     Scores that are equal but for rounding select nobody in particular: 1/2 each, without a gradient.
@@ -261,7 +321,19 @@ def soft_selection(scores: Float[Tensor, " B"], share: float, slope: float) -> F
     fixed = scores.detach()
     spread = fixed.std(unbiased=False)
     steepness = torch.where(spread > 1e-4 * fixed.abs().max(), slope / spread, 0.0)
-    return torch.sigmoid(steepness * (scores - ops.upper_quantile(fixed, share)))
+    return torch.sigmoid(steepness * (scores - quantile(fixed, share)))
+
+
+def literal_selection(
+    logits: Float[Tensor, "B K"], votes: Bool[Tensor, "B K"], share: float, quantile: Quantile = ops.upper_quantile
+) -> Float[Tensor, " B"]:
+    """Return S_bar of eq. 5-6 as printed: sum over k of sigmoid(Theta_k) (S_k - v_k) W_k, Theta and W from SearchNet's output.
+
+    It is no selection between 0 and 1; lambda, which has no value in the paper, is 1.
+    """
+    marks = votes.to(logits.dtype)
+    thresholds = torch.stack([quantile(column, share) for column in marks.unbind(1)])
+    return (torch.sigmoid(logits) * (marks - thresholds) * logits.softmax(1)).sum(1)
 
 
 def count_penalty(selected: Float[Tensor, " B"], target: float | int) -> Float[Tensor, ""]:
@@ -269,21 +341,24 @@ def count_penalty(selected: Float[Tensor, " B"], target: float | int) -> Float[T
     return ((selected.sum() - target) / target).square()
 
 
+def printed_penalty(selected: Float[Tensor, " B"], target: float | int) -> Float[Tensor, ""]:
+    """Return -L_re of eq. 9 on the soft count: 1/2 tanh(|count - target| / 4), in [0, 1/2); flat beyond a distance of 20."""
+    return 0.5 * torch.tanh((selected.sum() - target).abs() / 4)
+
+
+QUANTILES: dict[str, Quantile] = {"quantile": ops.upper_quantile, "mixture": ops.mixture_upper_quantile}
+PENALTIES = {"quadratic": count_penalty, "printed": printed_penalty}
+
+
 def departure(weights: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
     """Return the mean Kullback-Leibler divergence of the weights from equal ones, in nats."""
     return (math.log(weights.shape[1]) - ops.entropy(weights)).mean()
 
 
-def search_loss(
-    selected: Float[Tensor, " B"],
-    losses: Float[Tensor, " B"],
-    target: float | int,
-    regularizer: float,
-    scale: float | Tensor = 1.0,
-) -> Float[Tensor, ""]:
-    """Return eq. 8, to be minimised: selecting samples whose FitNet loss (centred, over `scale`, detached) is high lowers it."""
+def search_loss(selected: Float[Tensor, " B"], losses: Float[Tensor, " B"], scale: float | Tensor = 1.0) -> Float[Tensor, ""]:
+    """Return eq. 8's main term, to be minimised: minus the mean of S_bar x FitNet's loss (centred, over `scale`, detached)."""
     fixed = losses.detach()
-    return -(selected * (fixed - fixed.mean()) / scale).mean() + regularizer * count_penalty(selected, target)
+    return -(selected * (fixed - fixed.mean()) / scale).mean()
 
 
 def fit_loss(selected: Float[Tensor, " B"], losses: Float[Tensor, " B"]) -> Float[Tensor, ""]:

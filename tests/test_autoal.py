@@ -11,6 +11,7 @@ from alenv import library, ops
 from alenv.campaign import Plan
 from alenv.checks import blobs
 from alenv.env import ActiveLearningEnv
+from alenv.heads import StageHead, ranking_loss
 from alenv.nets.mlp import mlp
 from alenv.nets.small_cnn import small_cnn
 from alenv.problem import Problem
@@ -23,6 +24,8 @@ from alenv.selectors.autoal import (
     cut,
     departure,
     fit_loss,
+    literal_selection,
+    printed_penalty,
     search_loss,
     soft_selection,
     split_halves,
@@ -58,7 +61,8 @@ def searched(seed, inputs, losses, votes, steps=150, regularizer=0.0):
     for _ in range(steps):
         weights = net(inputs).softmax(1)
         selected = soft_selection(combined_scores(weights, votes), MARKS / B, DEFAULT.slope)
-        loss = search_loss(selected, losses, MARKS, regularizer, losses.std()) + DEFAULT.prior / B * departure(weights)
+        loss = search_loss(selected, losses, losses.std()) + regularizer * count_penalty(selected, MARKS)
+        loss = loss + DEFAULT.prior / B * departure(weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -76,7 +80,7 @@ def test_the_search_gradient_is_real_and_zero_exactly_where_nothing_is_marked():
     _, losses, votes = planted(0)
     weights = torch.rand(B, K, generator=Streams(0)("w")).requires_grad_()
     selected = soft_selection(combined_scores(weights, votes), MARKS / B, 10.0)
-    search_loss(selected, losses, MARKS, 0.0).backward()
+    search_loss(selected, losses).backward()
     assert weights.grad is not None
     assert weights.grad.norm() > 0
     assert (weights.grad[~votes] == 0).all()
@@ -91,10 +95,11 @@ def test_the_search_gradient_agrees_with_finite_differences_while_the_threshold_
 
     def value(w):
         selected = torch.sigmoid(10 * (combined_scores(w, votes) - threshold) / spread)
-        return search_loss(selected, losses, MARKS, 0.3)
+        return search_loss(selected, losses) + 0.3 * count_penalty(selected, MARKS)
 
     free = weights.clone().requires_grad_()
-    search_loss(soft_selection(combined_scores(free, votes), MARKS / B, 10.0), losses, MARKS, 0.3).backward()
+    selected = soft_selection(combined_scores(free, votes), MARKS / B, 10.0)
+    (search_loss(selected, losses) + 0.3 * count_penalty(selected, MARKS)).backward()
     marked = votes.nonzero()
     for row, column in marked[:: len(marked) // 10].tolist():
         step = torch.zeros_like(weights)
@@ -112,7 +117,7 @@ def test_the_search_gradient_reaches_the_first_stage_of_search_net(net):
         else torch.randn(B, 1, 8, 8, generator=Streams(2)("x"))
     )
     selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, 10.0)
-    search_loss(selected, losses, MARKS, 0.0).backward()
+    search_loss(selected, losses).backward()
     assert next(net.body.parameters()).grad.norm() > 0
 
 
@@ -126,7 +131,7 @@ def test_search_loss_stops_at_fit_net_and_fit_loss_stops_at_search_net():
     targets = torch.arange(B) % 3
     selected = soft_selection(combined_scores(search_net(inputs).softmax(1), votes), MARKS / B, 10.0)
     losses = F.cross_entropy(fit_net(inputs), targets, reduction="none")
-    search_loss(selected, losses, MARKS, 1.0).backward(retain_graph=True)
+    search_loss(selected, losses).backward(retain_graph=True)
     assert all(p.grad is None for p in fit_net.parameters())
     assert any(p.grad is not None and p.grad.norm() > 0 for p in search_net.parameters())
     search_net.zero_grad()
@@ -250,7 +255,7 @@ def test_the_count_penalty_alone_brings_free_scores_to_the_target(start):
 @pytest.mark.parametrize("count", [5.0, 60.0])
 def test_the_slope_of_the_search_loss_in_the_soft_count_has_the_sign_of_the_excess(count):
     selected = torch.full((B,), count / B).requires_grad_()
-    search_loss(selected, torch.ones(B), 25.6, 1.0).backward()
+    (search_loss(selected, torch.ones(B)) + count_penalty(selected, 25.6)).backward()
     assert torch.sign(selected.grad.sum()) == math.copysign(1, count - 25.6)
 
 
@@ -261,27 +266,46 @@ def test_the_prior_is_the_divergence_from_equal_weights():
     assert float(departure(mixed)) == pytest.approx(0.5 * math.log(2))
 
 
+@pytest.mark.parametrize(("count", "low", "high"), [(25.0, 0.0, 1e-6), (20.0, 0.3, 0.5), (60.0, 0.49, 0.5)])
+def test_the_printed_penalty_is_bounded_zero_at_its_target_and_flat_far_away(count, low, high):
+    selected = torch.full((B,), count / B).requires_grad_()
+    value = printed_penalty(selected, 25.0)
+    value.backward()
+    assert low <= float(value.detach()) <= high + 1e-6
+    if count == 60.0:
+        assert float(selected.grad.abs().max()) < 1e-6
+
+
 # check 7
 
 
-@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.3])
-def test_the_share_above_the_threshold_is_the_one_asked_for(share):
+THRESHOLDS = [ops.upper_quantile, ops.mixture_upper_quantile]
+
+
+@pytest.mark.parametrize("quantile", THRESHOLDS)
+def test_the_share_above_the_threshold_is_the_one_asked_for_and_grows_with_it(quantile):
     scores = torch.randn(500, generator=Streams(0)("scores"))
-    above = float((scores > ops.upper_quantile(scores, share)).float().mean())
-    assert 0.5 * share <= above <= 2 * share
+    thresholds = [quantile(scores, share) for share in (0.01, 0.05, 0.1, 0.3)]
+    for threshold, share in zip(thresholds, (0.01, 0.05, 0.1, 0.3), strict=True):
+        above = float((scores > threshold).float().mean())
+        assert 0.5 * share <= above <= 2 * share
+    assert thresholds == sorted(thresholds, reverse=True)
 
 
-def test_selection_ignores_the_scale_and_offset_of_scores():
+@pytest.mark.parametrize("quantile", THRESHOLDS)
+def test_selection_ignores_the_scale_and_offset_of_scores(quantile):
     scores = torch.rand(500, generator=Streams(1)("scores"), dtype=torch.float64)
-    expected = soft_selection(scores, 0.1, 10.0)
-    assert torch.allclose(soft_selection(1e-3 * scores, 0.1, 10.0), expected)
-    assert torch.allclose(soft_selection(scores + 5, 0.1, 10.0), expected)
+    expected = soft_selection(scores, 0.1, 10.0, quantile)
+    assert torch.allclose(soft_selection(1e-3 * scores, 0.1, 10.0, quantile), expected, atol=1e-6)
+    assert torch.allclose(soft_selection(scores + 5, 0.1, 10.0, quantile), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("quantile", THRESHOLDS)
 @pytest.mark.parametrize("scores", [torch.zeros(50), torch.ones(50), torch.tensor([0.0, 1.0] * 25), torch.zeros(2)])
-def test_degenerate_scores_neither_crash_nor_give_nan(scores):
-    selected = soft_selection(scores.requires_grad_(), 0.1, 10.0)
-    search_loss(selected, torch.rand(len(scores), generator=Streams(0)("l")), 2.0, 1.0).backward()
+def test_degenerate_scores_neither_crash_nor_give_nan(scores, quantile):
+    scores = scores.clone()
+    selected = soft_selection(scores.requires_grad_(), 0.1, 10.0, quantile)
+    (search_loss(selected, torch.rand(len(scores), generator=Streams(0)("l"))) + count_penalty(selected, 2.0)).backward()
     assert torch.isfinite(selected).all()
     assert torch.isfinite(scores.grad).all()
 
@@ -380,6 +404,101 @@ def test_fit_net_and_search_net_never_train_on_the_same_batch_in_one_turn(batche
     assert counts.max() - counts.min() <= 0.5 * counts.mean() + 2
 
 
+# check 12, and the loss-prediction module's part in checks 1, 2 and 5
+
+
+def test_the_ranking_loss_is_zero_for_the_right_order_and_above_one_for_the_reverse():
+    losses = torch.tensor([0.1, 2.0, 3.0, 0.5])
+    assert float(ranking_loss(torch.tensor([0.0, 4.0, 6.0, 2.0]), losses)) == 0
+    assert float(ranking_loss(torch.tensor([6.0, 2.0, 0.0, 4.0]), losses)) > 1
+
+
+def test_the_ranking_loss_ignores_an_offset_and_equals_a_plain_loop():
+    generator = Streams(0)("pairs")
+    predicted, losses = torch.randn(10, generator=generator), torch.rand(10, generator=generator)
+    terms = []
+    for i in range(5):
+        j = 9 - i
+        sign = 1.0 if losses[i] > losses[j] else -1.0
+        terms.append(max(0.0, 1.0 - sign * float(predicted[i] - predicted[j])))
+    assert float(ranking_loss(predicted, losses)) == pytest.approx(sum(terms) / 5, rel=1e-5)
+    assert float(ranking_loss(predicted + 7, losses)) == pytest.approx(sum(terms) / 5, rel=1e-4)
+    assert float(ranking_loss(torch.tensor([1.0, 0.0]), torch.tensor([0.2, 0.9]))) == pytest.approx(2.0)
+    assert float(ranking_loss(torch.tensor([0.0, 3.0]), torch.tensor([0.2, 0.9]))) == 0.0
+
+
+def test_the_ranking_loss_stops_at_the_true_losses():
+    predicted, losses = torch.zeros(4).requires_grad_(), torch.rand(4, generator=Streams(0)("l")).requires_grad_()
+    ranking_loss(predicted, losses).backward()
+    assert losses.grad is None
+    assert predicted.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shapes", [[[8, 7, 7], [16, 3, 3]], [[5]], [[4, 9], [6, 2, 2]]])
+def test_the_loss_module_takes_stages_of_any_spatial_size(shapes):
+    with Streams(0).scoped("module"):
+        module = StageHead(shapes)
+    stages = [torch.randn(6, *shape, generator=Streams(1)("stage")) for shape in shapes]
+    assert module(stages).shape == (6, 1)
+
+
+def test_the_loss_module_learns_to_rank_losses_that_depend_on_the_input():
+    generator = Streams(2)("rank")
+    inputs = torch.randn(400, 8, generator=generator)
+    losses = (inputs[:, 0] + 0.5 * inputs[:, 1]).exp()
+    with Streams(2).scoped("nets"):
+        net, module = mlp((8,), K, width=32, depth=2, dropout=0.0), StageHead([[32], [32]], width=16)
+    optimizer = torch.optim.SGD([*module.parameters(), *net.body.parameters()], lr=0.01, momentum=0.9)
+    for step in range(200):
+        rows = torch.randperm(300, generator=Streams(2)("rows", step))[:64]
+        loss = ranking_loss(module(net.stages(inputs[rows])[0])[:, 0], losses[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        predicted = module(net.stages(inputs[300:])[0])[:, 0]
+    ranks = [values.argsort().argsort().double() for values in (predicted, losses[300:])]
+    assert float(torch.corrcoef(torch.stack(ranks))[0, 1]) > 0.5
+
+
+def test_the_loss_prediction_step_moves_the_module_and_search_nets_body_and_nothing_else():
+    env, selector = started(initial=60, batch=10)
+    fit_net, batches = selector._rehearse(env.ballot)
+    optimizer = selector._loss_optimizer(batches[0].inputs)
+    nets = {"fit": fit_net, "search": selector.search_net, "module": selector.loss_module, "task": env.campaign.model}
+    before = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in nets.items()}
+    fit_net.zero_grad()
+    selector._step_predict(fit_net, batches[0], optimizer)
+    assert all(p.grad is None or not p.grad.any() for p in fit_net.parameters())
+    moved = {name: {k for k, v in net.state_dict().items() if not torch.equal(v, before[name][k])} for name, net in nets.items()}
+    assert moved["fit"] == moved["task"] == set()
+    assert moved["module"]
+    assert moved["search"]
+    assert all(name.startswith("body.") for name in moved["search"])
+
+
+@pytest.mark.parametrize("option", [{"form": "literal"}, {"threshold": "mixture"}, {"penalty": "printed", "regularizer": 0.01}])
+def test_the_printed_forms_run_a_campaign(option):
+    config = {"selector": {"name": "autoal", "fit_epochs": 5, "steps": 12, **option}, "budget": {"rounds": 2}, "device": "cpu"}
+    run = Runner.of(config).run()
+    assert run.summary["bought"] == 60
+    assert {"loss", "loss/fit", "loss/prediction"} <= set(run.records[-1].selector)
+
+
+def test_the_literal_form_is_worked_out_by_hand():
+    logits, votes = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]]), torch.tensor([[True, False], [False, False]])
+    selected = literal_selection(logits, votes, 0.5)
+    first = 0.5 * (1 - 0.5) * 0.25 + 0.75 * (0 - 0.0) * 0.75
+    second = 0.5 * (0 - 0.5) * 0.5 + 0.5 * (0 - 0.0) * 0.5
+    assert selected.tolist() == pytest.approx([first, second])
+
+
+@pytest.mark.parametrize("name", ["scorer", "form", "threshold", "penalty"])
+def test_an_unknown_choice_is_refused_with_those_there_are(name):
+    with pytest.raises(ValueError, match=f"autoal: expected {name} to be one of"):
+        AutoAL(**{name: "magic"})
+
+
 # checks 11 and 13
 
 
@@ -417,7 +536,7 @@ def test_a_fit_step_lowers_the_loss_on_the_selected_samples():
     fit_net, batches = selector._rehearse(env.ballot)
     batch = batches[0]
     with torch.no_grad():
-        chosen = selector._selected(batch, selector._weights(batch)) > 0.5
+        chosen = selector._selected(batch, selector._logits(batch)) > 0.5
         before = selector._losses(fit_net, batch.inputs, batch.targets)[chosen].mean()
     optimizer = torch.optim.Adam(fit_net.parameters(), lr=1e-3)
     for _ in range(3):

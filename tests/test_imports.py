@@ -12,7 +12,7 @@ BATTERIES = ("datasets", "nets", "settings")
 PLUGINS = ("strategies", "selectors")
 ALLOWED = {
     "strategies": {"round", "strategy", "model", "trainer", "streams", "ops", "heads"},
-    "selectors": {"selector", "ballot", "round", "trainer", "streams", "ops", "model", "mixing", "campaign"},
+    "selectors": {"selector", "ballot", "round", "trainer", "streams", "ops", "heads", "model", "mixing", "campaign"},
 }
 SPEAKERS = ("alenv.doctor", "alenv.catalog")  # commands whose output is their purpose
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

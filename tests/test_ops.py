@@ -331,3 +331,34 @@ def test_upper_quantile_leaves_its_share_above_up_to_one_value(share, n):
 def test_upper_quantile_of_one_value_or_of_equal_values_is_that_value():
     assert ops.upper_quantile(torch.tensor([4.0]), 0.5) == 4
     assert ops.upper_quantile(torch.full((7,), 2.0), 0.3) == 2
+
+
+# Mixtures
+
+
+def test_a_mixture_finds_well_separated_components():
+    generator = Streams(0)("mixture")
+    values = torch.cat([torch.randn(300, generator=generator), 20 + 0.5 * torch.randn(100, generator=generator)])
+    weights, means, deviations = ops.gaussian_mixture(values, 2)
+    order = means.argsort()
+    assert weights[order].tolist() == pytest.approx([0.75, 0.25], abs=0.02)
+    assert means[order].tolist() == pytest.approx([0.0, 20.0], abs=0.2)
+    assert deviations[order].tolist() == pytest.approx([1.0, 0.5], abs=0.15)
+
+
+def test_a_mixture_has_no_more_components_than_there_are_distinct_values():
+    assert len(ops.gaussian_mixture(torch.tensor([0.0, 1.0, 0.0, 1.0]), 5)[0]) == 2
+    assert len(ops.gaussian_mixture(torch.zeros(9), 5)[0]) == 1
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
+def test_the_mixture_quantile_leaves_the_share_above_by_numerical_integration(share):
+    values = torch.randn(200, generator=Streams(1)("values"), dtype=torch.float64).exp()
+    threshold = float(ops.mixture_upper_quantile(values, share, 3))
+    weights, means, deviations = (part.numpy() for part in ops.gaussian_mixture(values, 3))
+    grid = np.linspace(threshold, means.max() + 12 * deviations.max(), 400_001)
+    density = sum(
+        w * np.exp(-0.5 * ((grid - m) / d) ** 2) / (d * np.sqrt(2 * np.pi))
+        for w, m, d in zip(weights, means, deviations, strict=True)
+    )
+    assert np.trapezoid(density, grid) == pytest.approx(share, abs=2e-3)
