@@ -184,7 +184,12 @@ def test_a_budget_too_large_says_how_many_rounds_fit(quick: Command) -> None:
 def test_help_lists_groups_and_defaults_and_runs_nothing(command: Command, tmp_path: Path) -> None:
     answer = command("--help")
     assert answer.code == 0
-    for line in ("dataset: digits, fashion_mnist", "selector: albl, autoal, fixed", "  batch: 20", "strategies: autoal7"):
+    for line in (
+        "dataset: breast_cancer, digits, fashion_mnist",
+        "selector: albl, autoal, fixed",
+        "  batch: 20",
+        "strategies: autoal7",
+    ):
         assert line in answer.out
     assert answer.err == ""
     assert list(tmp_path.iterdir()) == []

@@ -55,7 +55,7 @@ def disagreements(given: dict[str, Any], target: Any) -> list[str]:
     return [
         f"{key}: {value} here, {accepted[key].default} there"
         for key, value in numbers.items()
-        if plain(accepted[key].default) != value
+        if accepted[key].default is not inspect.Parameter.empty and plain(accepted[key].default) != value
     ]
 
 
@@ -78,7 +78,13 @@ def test_fashion_mnist_without_its_files_says_where_to_get_them(tmp_path: Path) 
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if "_target_" in content(file)])
+def variants() -> set[str]:
+    """Files that share their `_target_` with another one exist to hold other numbers."""
+    targets = [content(file).get("_target_") for file in FILES]
+    return {file for file in FILES if targets.count(content(file).get("_target_")) > 1}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "_target_" in content(file) and file not in variants()])
 def test_no_file_disagrees_with_its_constructor(file: str) -> None:
     assert disagreements(content(file), library.resolve(content(file)["_target_"])) == []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alenv.datasets.bundled import bundled
 from alenv.datasets.digits import digits
 from alenv.datasets.fashion_mnist import CLASSES, MEAN, STD, fashion_mnist
 from alenv.datasets.idx import read_idx
@@ -379,3 +380,22 @@ def test_equal_tasks_have_equal_fingerprints_and_any_change_shows():
             values[3] = 0 if field == "inputs" else (values[3] + 1) % 3
             everything = Split(torch.arange(20), torch.arange(0), torch.arange(7))
             assert Task.build(changed, everything).fingerprint() != Task.build(toy, everything).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "columns", "classes"), [("wine", 178, 13, 3), ("breast_cancer", 569, 30, 2), ("iris", 150, 4, 3)]
+)
+def test_bundled_tables_are_whole_and_standardised(table, rows, columns, classes):
+    source = bundled(table)
+    assert len(source.train) + len(source.test) == rows
+    assert not set(source.train.ids) & set(source.test.ids)
+    assert source.train.inputs.shape[1] == columns
+    assert len(source.classes) == classes
+    standard_inputs = (source.train.inputs - source.mean) / source.std
+    assert torch.allclose(standard_inputs.mean(0), torch.zeros(columns), atol=1e-4)
+    assert torch.allclose(standard_inputs.std(0, unbiased=False), torch.ones(columns), atol=1e-4)
+
+
+def test_an_unknown_bundled_table_is_refused():
+    with pytest.raises(ValueError, match="expected table to be one of wine, breast_cancer, iris"):
+        bundled("vine")
