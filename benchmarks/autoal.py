@@ -2,8 +2,8 @@
 
     python benchmarks/autoal.py [--seeds 20] [--workers 2] [--out benchmarks/results/autoal.md]
 
-Policies of one (data set, seed) share splits, initial labels and the round-0 model. Intervals are 95 % bootstrap intervals (BCa) of the
-mean paired difference "AutoAL minus the other".
+Policies of one (data set, seed) share splits, initial labels and the round-0 model. Intervals are 95 % bootstrap intervals
+(BCa) of the mean paired difference "AutoAL minus the other".
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main() -> None:
         "# AutoAL against its candidates",
         "",
         f"`python benchmarks/autoal.py --seeds {options.seeds}`; alenv {versions()['alenv']}, torch {torch.__version__}, CPU.",
-        "Area under the test accuracy curve over labels bought; policies of one seed share splits, initial labels, round-0 model.",
+        "Area under the curve of test accuracy over labels; policies of one seed share splits, initial labels, round-0 model.",
     ]
     for dataset in options.datasets:
         areas = {p: np.array([a for d, q, _, a, _ in done if (d, q) == (dataset, p)]) for p in POLICIES}
