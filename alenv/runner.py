@@ -1,5 +1,6 @@
 """The loop selector x environment, and the files it leaves."""
 
+import functools
 import json
 import platform
 import time
@@ -54,23 +55,23 @@ class Run:
     """A finished run.
 
     Attributes:
-        records: one per round.
+        rounds: one record per round.
         summary: what `summary.json` holds.
         model: the last task model, ready to predict.
         config: the resolved configuration; empty for a run made in Python without one.
         directory: where its files are, or None.
     """
 
-    records: tuple[Record, ...]
+    rounds: tuple[Record, ...]
     summary: dict[str, Any]
     model: TaskModel
     config: dict[str, Any]
     directory: Path | None
 
-    @property
-    def frame(self) -> "pandas.DataFrame":
-        """The records as a table: a row per round, metrics as columns."""
-        return _frame([record.to_json() for record in self.records])
+    @functools.cached_property
+    def records(self) -> "pandas.DataFrame":
+        """The rounds as a table: a row each, metrics as columns, what the selector logged and seconds under their prefixes."""
+        return _frame([record.to_json() for record in self.rounds])
 
 
 class Runner:

@@ -482,7 +482,7 @@ def test_the_printed_forms_run_a_campaign(option):
     config = {"selector": {"name": "autoal", "fit_epochs": 5, "steps": 12, **option}, "budget": {"rounds": 2}, "device": "cpu"}
     run = Runner.of(config).run()
     assert run.summary["bought"] == 60
-    assert {"loss", "loss/fit", "loss/prediction"} <= set(run.records[-1].selector)
+    assert {"loss", "loss/fit", "loss/prediction"} <= set(run.rounds[-1].selector)
 
 
 def test_the_literal_form_is_worked_out_by_hand():
@@ -505,11 +505,11 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name):
 def test_one_seed_gives_one_run_and_another_seed_another_initial_set():
     config = {"selector": {"name": "autoal", "fit_epochs": 5, "steps": 12}, "budget": {"rounds": 2}, "device": "cpu"}
     runs = [Runner.of({**config, "seed": seed}).run() for seed in (0, 0, 1)]
-    records = [[(r.queried, r.action, r.metrics) for r in run.records] for run in runs]
+    records = [[(r.queried, r.action, r.metrics) for r in run.rounds] for run in runs]
     assert records[0] == records[1]
     assert records[0][0][0] != records[2][0][0]
     margin = Runner.of({**config, "selector": {"name": "fixed"}, "seed": 0}).run()
-    assert (margin.records[0].queried, margin.records[0].metrics) == (runs[0].records[0].queried, runs[0].records[0].metrics)
+    assert (margin.rounds[0].queried, margin.rounds[0].metrics) == (runs[0].rounds[0].queried, runs[0].rounds[0].metrics)
 
 
 def test_fit_loss_is_the_share_of_selected_samples_times_their_mean_loss():

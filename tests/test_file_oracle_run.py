@@ -208,7 +208,7 @@ def test_a_wrong_class_name_is_refused_with_the_nearest_and_nothing_is_lost(tmp_
     assert rounds(tmp_path)[1]["queried"] == ids
     write_answers(tmp_path, {id_: name_of(id_) for id_ in asked(tmp_path)})
     run = of_animals(tmp_path).run()
-    assert run.records[-1].labels == 24
+    assert run.rounds[-1].labels == 24
     assert all(row["label"] == name_of(row["id"]) for row in purchases(tmp_path))
 
 

@@ -61,14 +61,14 @@ def test_a_pipe_gets_a_title_and_a_plain_line_per_round() -> None:
     title, *lines = written(console).splitlines()
     assert title == "digits (standard), 10 classes, pool 1,350, validation 150, test 297, on cpu"
     assert len(lines) == 4
-    for record, line in zip(run.records, lines, strict=True):
+    for record, line in zip(run.rounds, lines, strict=True):
         assert line.startswith(f"round {record.round}  labels {record.labels}  accuracy {percent(record.metrics['accuracy'])}  ")
         assert f"  validation {percent(record.validation)}  " in line
         assert "\x1b" not in line
         assert line == line.rstrip()
     assert "chosen initial set" in lines[0]
     assert "reward" not in lines[0]
-    for record, line in zip(run.records[1:], lines[1:], strict=True):
+    for record, line in zip(run.rounds[1:], lines[1:], strict=True):
         assert f"  chosen {record.chosen_by[0]}  reward {record.reward:+.3f}  seconds " in line
 
 
@@ -100,7 +100,7 @@ def test_the_time_left_is_the_mean_of_the_rounds_seen_times_the_rounds_to_go(mon
 def test_a_run_that_reaches_its_target_is_done_early() -> None:
     console = pipe()
     run = watched(console, stop={"accuracy": 0.3})
-    assert len(run.records) == 1
+    assert len(run.rounds) == 1
     assert written(console).splitlines()[1].endswith("  done")
 
 
@@ -121,7 +121,7 @@ def test_a_terminal_gets_one_table_that_stays() -> None:
     assert title.rstrip().endswith("test 297, on cpu")
     for heading in ("round", "labels", "accuracy", "validation", "chosen", "reward", "seconds"):
         assert last.count(f" {heading} ") == 1
-    for record in run.records:
+    for record in run.rounds:
         cells = [str(record.round), str(record.labels), percent(record.metrics["accuracy"]), percent(record.validation)]
         assert re.search(r"[│┃]\s+" + r"\s+[│┃]\s+".join(map(re.escape, cells)) + r"\s+[│┃]", last)
     assert "done" in last.splitlines()[-1]

@@ -331,9 +331,9 @@ def test_purchases_on_file_stand_whatever_the_selector_would_choose(name: str, k
     trained = runner.problem.trainer.fit(runner.env.campaign.job())
     assert torch.equal(trained.linear.weight, runner.env.campaign.model.linear.weight)
     run = counted(oracle, tmp_path, name=name).run()
-    assert run.records[-1].bought == 50 + keep
-    assert len({id_ for r in run.records for id_ in r.queried}) == 50 + keep
-    assert [p["id"] for p in purchases(tmp_path)] == [id_ for r in run.records for id_ in r.queried]
+    assert run.rounds[-1].bought == 50 + keep
+    assert len({id_ for r in run.rounds for id_ in r.queried}) == 50 + keep
+    assert [p["id"] for p in purchases(tmp_path)] == [id_ for r in run.rounds for id_ in r.queried]
 
 
 def test_a_partial_batch_on_file_is_completed(tmp_path: Path, whole: dict[str, Path]) -> None:

@@ -186,7 +186,7 @@ def test_without_a_directory_nothing_is_kept(tmp_path: Path, monkeypatch: pytest
     run = Runner.of(a_config("albl")).run()
     assert list(tmp_path.iterdir()) == []
     assert run.directory is None
-    assert timeless([r.to_json() for r in run.records]) == timeless(lines(finished["albl"] / "rounds.jsonl"))
+    assert timeless([r.to_json() for r in run.rounds]) == timeless(lines(finished["albl"] / "rounds.jsonl"))
 
 
 def test_a_directory_needs_a_configuration(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_loaded_run_predicts_what_its_last_record_says(finished: dict[str, Pat
     test = library.build("dataset", "digits").test
     assert not run.model.training
     accuracy = float((run.model(test.inputs).argmax(1) == test.targets).double().mean())
-    assert accuracy == pytest.approx(run.records[-1].metrics["accuracy"], abs=1e-9)
+    assert accuracy == pytest.approx(run.rounds[-1].metrics["accuracy"], abs=1e-9)
     assert run.config == a_config(name)
     assert run.summary == json.loads((finished[name] / "summary.json").read_text())
     assert run.directory == finished[name]
@@ -236,19 +236,19 @@ def test_a_trained_net_is_loaded_with_its_weights(tmp_path: Path) -> None:
     run, test = load_run(tmp_path), library.build("dataset", "digits").test
     outputs = Runner.of(run.config).problem.trainer.outputs(run.model, test.inputs)
     accuracy = float((outputs.logits.argmax(1) == test.targets).double().mean())
-    assert accuracy == pytest.approx(run.records[-1].metrics["accuracy"], abs=1e-9)
+    assert accuracy == pytest.approx(run.rounds[-1].metrics["accuracy"], abs=1e-9)
 
 
 def test_the_records_become_a_table(finished: dict[str, Path]) -> None:
     run = load_run(finished["albl"])
     rows = lines(finished["albl"] / "rounds.jsonl")
     expected = {key for key in KEYS if key not in ("metrics", "selector", "seconds")} | METRICS
-    assert expected | {f"seconds/{p}" for p in PHASES} | {"selector/probability/margin"} <= set(run.frame.columns)
-    assert len(run.frame) == 5
-    assert run.frame["accuracy"].tolist() == [row["metrics"]["accuracy"] for row in rows]
-    assert run.frame["bought"].tolist() == [20, 30, 40, 50, 60]
-    assert run.frame["selector/probability/margin"].isna().tolist() == [True, False, False, False, False]
-    assert run.frame["queried"][1] == rows[1]["queried"]
+    assert expected | {f"seconds/{p}" for p in PHASES} | {"selector/probability/margin"} <= set(run.records.columns)
+    assert len(run.records) == 5
+    assert run.records["accuracy"].tolist() == [row["metrics"]["accuracy"] for row in rows]
+    assert run.records["bought"].tolist() == [20, 30, 40, 50, 60]
+    assert run.records["selector/probability/margin"].isna().tolist() == [True, False, False, False, False]
+    assert run.records["queried"][1] == rows[1]["queried"]
 
 
 def test_an_unfinished_run_is_not_loaded(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_finished_run_is_not_run_again(finished: dict[str, Path]) -> None:
     before = contents(finished["random_pick"])
     run = Runner.of(a_config("random_pick"), finished["random_pick"], [Deaf()]).run()
     assert contents(finished["random_pick"]) == before
-    assert timeless([r.to_json() for r in run.records]) == timeless(lines(finished["random_pick"] / "rounds.jsonl"))
+    assert timeless([r.to_json() for r in run.rounds]) == timeless(lines(finished["random_pick"] / "rounds.jsonl"))
 
 
 def test_another_configuration_is_refused_with_the_difference(finished: dict[str, Path]) -> None:
@@ -333,21 +333,21 @@ def test_a_selector_never_sees_test_metrics() -> None:
     run = probed(probe)
     assert probe.context.simulate is None
     assert [t.record.metrics for t in probe.seen] == [{}] * 4
-    assert [t.record.queried for t in probe.seen] == [r.queried for r in run.records[1:]]
-    assert [t.reward for t in probe.seen] == [r.reward for r in run.records[1:]]
+    assert [t.record.queried for t in probe.seen] == [r.queried for r in run.rounds[1:]]
+    assert [t.reward for t in probe.seen] == [r.reward for r in run.rounds[1:]]
     assert [t.done for t in probe.seen] == [False, False, False, True]
-    assert [r.selector for r in run.records] == [{}, {"seen": 1.0}, {"seen": 2.0}, {"seen": 3.0}, {"seen": 4.0}]
-    assert all(r.metrics["accuracy"] is not None for r in run.records)
+    assert [r.selector for r in run.rounds] == [{}, {"seen": 1.0}, {"seen": 2.0}, {"seen": 3.0}, {"seen": 4.0}]
+    assert all(r.metrics["accuracy"] is not None for r in run.rounds)
 
 
 def test_an_oracle_selector_simulates_what_then_happens_and_changes_nothing(tmp_path: Path) -> None:
     peeker = Peeker()
     plain, peeked = probed(Probe()), probed(peeker, tmp_path)
-    assert timeless([r.to_json() for r in peeked.records]) == timeless([r.to_json() for r in plain.records])
-    assert [t.record.metrics for t in peeker.seen] == [r.metrics for r in peeked.records[1:]]
-    for simulated, record in zip(peeker.simulated, peeked.records[1:], strict=True):
+    assert timeless([r.to_json() for r in peeked.rounds]) == timeless([r.to_json() for r in plain.rounds])
+    assert [t.record.metrics for t in peeker.seen] == [r.metrics for r in peeked.rounds[1:]]
+    for simulated, record in zip(peeker.simulated, peeked.rounds[1:], strict=True):
         assert simulated == pytest.approx(record.metrics, abs=1e-4)  # the same examples, stacked in another order
-    assert [p["id"] for p in lines(tmp_path / "purchases.jsonl")] == [id_ for r in plain.records for id_ in r.queried]
+    assert [p["id"] for p in lines(tmp_path / "purchases.jsonl")] == [id_ for r in plain.rounds for id_ in r.queried]
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, peeked.model.state_dict()[name])
 
@@ -389,8 +389,8 @@ def test_without_validation_the_reward_falls_back_and_says_so(selector: Any, rew
     config = a_config(selector, validation=0, reward=reward, budget=BUDGET | {"rounds": 2})
     run = Runner.of(config, callbacks=[listener]).run()
     assert listener.notes == [said and f"no validation split: the reward is {said}"]
-    assert [r.validation for r in run.records] == [None] * 3
-    assert all(isinstance(r.reward, float) for r in run.records[1:])
+    assert [r.validation for r in run.rounds] == [None] * 3
+    assert all(isinstance(r.reward, float) for r in run.rounds[1:])
     assert run.summary["validation"] is None
 
 
@@ -417,7 +417,7 @@ def test_without_a_test_split_metrics_are_null_and_validation_is_reported(tmp_pa
     assert (summary["aubc"], summary["final"]) == (None, None)
     assert summary["validation"] == rows[-1]["validation"]
     again = runner().run()  # a problem made in Python is not looked for in config.yaml
-    assert again.records == run.records
+    assert again.rounds == run.rounds
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in run.model.state_dict().items())
 
 
@@ -425,13 +425,13 @@ def test_without_a_test_split_metrics_are_null_and_validation_is_reported(tmp_pa
 
 
 def test_a_run_stops_once_validation_is_good_enough(tmp_path: Path) -> None:
-    target = sorted(r.validation or 0.0 for r in Runner.of(a_config()).run().records[:4])[-1]
+    target = sorted(r.validation or 0.0 for r in Runner.of(a_config()).run().rounds[:4])[-1]
     run = Runner.of(a_config(stop={"accuracy": target, "seconds": None}), tmp_path).run()
-    values = [r.validation or 0.0 for r in run.records]
+    values = [r.validation or 0.0 for r in run.rounds]
     assert values[-1] >= target
     assert all(value < target for value in values[:-1])
     assert len(values) < 5
-    assert run.summary["bought"] == run.records[-1].bought == len(lines(tmp_path / "purchases.jsonl"))
+    assert run.summary["bought"] == run.rounds[-1].bought == len(lines(tmp_path / "purchases.jsonl"))
 
 
 def test_stopping_by_accuracy_needs_a_validation_split() -> None:
@@ -443,15 +443,15 @@ def test_a_run_stops_after_the_round_that_passes_its_time(monkeypatch: pytest.Mo
     ticks = iter(range(0, 1000, 10))
     monkeypatch.setattr("alenv.runner.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     run = Runner.of(a_config(stop={"accuracy": None, "seconds": 25}), tmp_path).run()  # starts at 0, looks at 10, 20 and 30
-    assert [r.round for r in run.records] == [0, 1, 2]
+    assert [r.round for r in run.rounds] == [0, 1, 2]
     assert (tmp_path / "summary.json").exists()
     assert json.loads((tmp_path / "summary.json").read_text())["seconds"] == 40
 
 
 def test_no_time_at_all_leaves_the_initial_round() -> None:
     run = Runner.of(a_config(stop={"accuracy": None, "seconds": 0})).run()
-    assert len(run.records) == 1
-    assert run.summary["aubc"] == run.summary["final"] == run.records[0].metrics["accuracy"]
+    assert len(run.rounds) == 1
+    assert run.summary["aubc"] == run.summary["final"] == run.rounds[0].metrics["accuracy"]
 
 
 # Who may write
@@ -487,7 +487,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     os.kill(owner.pid, signal.SIGKILL)
     owner.communicate(timeout=60)
     assert f"process {owner.pid} on " in (tmp_path / "lock").read_text()
-    assert len(Runner.of(a_config(budget=BUDGET | {"rounds": 1}), tmp_path).run().records) == 2
+    assert len(Runner.of(a_config(budget=BUDGET | {"rounds": 1}), tmp_path).run().rounds) == 2
     assert not (tmp_path / "lock").exists()
 
 

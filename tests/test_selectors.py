@@ -103,11 +103,11 @@ def test_albl_refuses_a_delta_that_is_no_probability(bad):
 def test_albl_runs_with_either_reward_and_includes_the_uniform_sampler(reward):
     config = {"selector": {"name": "albl", "reward": reward}, "budget": {"rounds": 3}, "device": "cpu"}
     run = Runner.of(config).run()
-    assert run.records[0].strategies[-1] == "uniform"
-    assert all(0 < p <= 1 for r in run.records[1:] for p in r.propensity)
-    assert all(math.isfinite(r.reward) for r in run.records[1:])
+    assert run.rounds[0].strategies[-1] == "uniform"
+    assert all(0 < p <= 1 for r in run.rounds[1:] for p in r.propensity)
+    assert all(math.isfinite(r.reward) for r in run.rounds[1:])
     if reward == "normalized_gain":
-        assert all(0 <= r.reward <= 1 for r in run.records[1:])
+        assert all(0 <= r.reward <= 1 for r in run.rounds[1:])
 
 
 def test_importance_weights_of_albl_estimate_pool_accuracy():
@@ -116,7 +116,7 @@ def test_importance_weights_of_albl_estimate_pool_accuracy():
     for seed in range(6):
         config = {"selector": {"name": "albl"}, "strategies": ["margin"], "budget": {"initial": 20, "batch": 10, "rounds": 6}}
         run = Runner.of({**config, "seed": seed, "device": "cpu"}).run()
-        weights = [1 / p for r in run.records[1:] for p in r.propensity]
+        weights = [1 / p for r in run.rounds[1:] for p in r.propensity]
         totals.append(np.mean(weights))
     assert 600 < np.mean(totals) < 2100  # about the 1,330 candidates; one in two purchases comes from the uniform sampler
 
@@ -125,8 +125,8 @@ def test_fixed_has_exactly_its_one_strategy():
     run = Runner.of(
         {"selector": {"name": "fixed", "strategy": {"name": "kmeans", "iterations": 3}}, "budget": {"rounds": 2}}
     ).run()
-    assert run.records[1].strategies == ("kmeans",)
-    assert run.records[1].action == (1.0,)
+    assert run.rounds[1].strategies == ("kmeans",)
+    assert run.rounds[1].action == (1.0,)
     assert Fixed("entropy").candidates == ["entropy"]
 
 

@@ -84,7 +84,7 @@ def test_tcm_buys_typical_then_uncertain_samples():
     run = Runner.of(
         {"selector": {"name": "tcm", "rounds": 2}, "budget": {"rounds": 4}, "strategies": ["entropy"], "device": "cpu"}
     ).run()
-    chosen = [set(record.chosen_by) for record in run.records[1:]]
+    chosen = [set(record.chosen_by) for record in run.rounds[1:]]
     assert chosen == [{"typiclust"}, {"typiclust"}, {"margin"}, {"margin"}]
     with pytest.raises(ValueError, match="rounds >= 0"):
         TCM(rounds=-1)
