@@ -2,31 +2,25 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alenv import library
-from alenv.campaign import Plan
+from alenv import toy
 from alenv.checkpoint import load_state, save_state
 from alenv.env import ActiveLearningEnv
 from alenv.model import TaskModel
 from alenv.pool import Pool
-from alenv.problem import Problem
-from alenv.rewards import NormalizedGain
-from alenv.round import Features, Purchase, Round
+from alenv.round import Features, Round
 from alenv.selector import Context, Selector, Transition
 from alenv.strategy import NEEDS, ScoreStrategy, Strategy, check_needs, check_positions
 from alenv.streams import Streams
-from alenv.task import Examples, Source, Split, number_ids
-from alenv.trainer import Job, Trainer
 
-CLASSES, DIM, LABELED, DISCARDED = 3, 6, 24, 5
 OFFERS = NEEDS - {"labels", "labeled_inputs", "pool", "last"} | {"aux"}  # what not every model or task has: it must be declared
 
 
@@ -49,7 +43,7 @@ def check_strategy(strategy: Strategy, device: torch.device | str = "cpu") -> No
         _require(hasattr(strategy, attribute), f"{name}: interface", f"no '{attribute}'", "derive from alenv.strategy.Strategy")
     with _named(name, "needs are known"):
         check_needs(strategy)
-    world = _World(strategy, torch.device(device))
+    world = toy.World(strategy, torch.device(device))
     _check_nothing_changes(strategy, world)
     size = world.size
     for budget in (1, 7, size, size + 5):
@@ -112,49 +106,6 @@ def check_selector(selector: Selector) -> None:
         _play(copy.deepcopy(fresh), strategies=4)
 
 
-class _World:
-    """A fitted little model, a pool with all kinds of members, and rounds on them."""
-
-    def __init__(self, strategy: Strategy, device: torch.device) -> None:
-        self.strategy, self.device = strategy, device
-        self.streams = Streams(7, device)
-        source = blobs(11)
-        self.inputs = source.train.inputs.to(device)
-        targets = source.train.targets.tolist()
-        self.pool = Pool(len(self.inputs), CLASSES, device)
-        bought = list(range(0, 2 * (LABELED + DISCARDED), 2))
-        labels: list[int | None] = [None if i >= LABELED else targets[p] for i, p in enumerate(bought)]
-        self.pool.reveal(torch.tensor(bought, device=device), labels)
-        labeled = torch.nonzero(self.pool.labeled).flatten()
-        self.trainer = Trainer(device=str(device), epochs=2, min_steps=10)
-        job = Job(_net, self.inputs[labeled], self.pool.labels[labeled], self.streams, 1, heads=tuple(strategy.heads()))
-        self.model = self.trainer.fit(job)
-        self.size = len(self.pool.candidates)
-        draw = self.streams("checks/features")
-        wanted = [need.partition(":")[2] for need in strategy.needs if need.startswith("features:")]
-        self.features = {name: torch.randn(len(self.inputs), 5, generator=draw, device=device) for name in wanted}
-
-    def round(self, *, identical: bool = False, keep: int | None = None, order: Tensor | None = None, index: int = 1) -> Round:
-        candidates = self.pool.candidates[:keep]
-        candidates = candidates if order is None else candidates[order]
-        inputs = self.inputs.clone()
-        if identical:
-            inputs[candidates] = inputs[candidates[0]].clone()
-        last = torch.tensor(self.pool.order[-4:], device=self.device)
-        made = Round.of_model(
-            self.model, inputs, self.pool, self.trainer.outputs, self.streams, index=index,
-            last=Purchase(last, self.pool.labels[last]), features=self.features, candidates=candidates,
-        )  # fmt: skip
-        made._values["heads"] = self.model.head_draws(made.num_draws, self.streams("checks/noise"))  # the same for every index
-        missing = [need.partition(":")[2] for need in self.strategy.needs if need.startswith("aux:")]
-        for name in missing:
-            if name not in made.aux:
-                draw = self.streams(f"checks/aux/{name}")
-                whole = torch.rand(len(self.pool), 1, generator=draw, device=self.device)
-                made.aux[name] = whole[candidates]
-        return made
-
-
 class _Watched(Round):
     """A round that notes what is read of it."""
 
@@ -183,7 +134,7 @@ class _Watched(Round):
         return super().features(name)
 
 
-def _check_reads(strategy: Strategy, world: _World) -> None:
+def _check_reads(strategy: Strategy, world: toy.World) -> None:
     watched = _Watched.of(world.round())
     if isinstance(strategy, ScoreStrategy) and strategy.pointwise:
         strategy.score(watched)  # in one piece: cutting into blocks reads on the strategy's behalf
@@ -199,7 +150,7 @@ def _check_reads(strategy: Strategy, world: _World) -> None:
     )
 
 
-def _check_global_randomness(strategy: Strategy, world: _World) -> None:
+def _check_global_randomness(strategy: Strategy, world: toy.World) -> None:
     rule = f"{type(strategy).__name__}: global generators are irrelevant"
     picks = strategy.select(world.round(), 7)
     with _shaken():
@@ -210,7 +161,7 @@ def _check_global_randomness(strategy: Strategy, world: _World) -> None:
         _require(untouched, rule, "it drew from a global generator", "pass generator= to every random function")
 
 
-def _check_nothing_changes(strategy: Strategy, world: _World) -> None:
+def _check_nothing_changes(strategy: Strategy, world: toy.World) -> None:
     round = world.round()
     for need in strategy.needs:
         if ":" not in need and need != "labels":
@@ -227,7 +178,7 @@ def _check_nothing_changes(strategy: Strategy, world: _World) -> None:
     )
 
 
-def _check_scores(strategy: ScoreStrategy, world: _World) -> None:
+def _check_scores(strategy: ScoreStrategy, world: toy.World) -> None:
     name = type(strategy).__name__
     scores = strategy.scores(world.round())
     drawn = strategy.scores(world.round(index=2))
@@ -252,11 +203,11 @@ def _play(
     In round `restore_at`, `other`, restored from saved state, takes over.
     """
     name = type(selector).__name__
-    env = ActiveLearningEnv(problem=_problem(selector, strategies))
+    env = ActiveLearningEnv(problem=toy.problem(selector, strategies))
     observation, _ = env.reset(seed=seed)
     campaign = env.campaign
     context = Context(
-        strategies=tuple(campaign.strategies), num_classes=CLASSES, pool_size=len(campaign.pool), plan=campaign.plan,
+        strategies=tuple(campaign.strategies), num_classes=toy.CLASSES, pool_size=len(campaign.pool), plan=campaign.plan,
         streams=campaign.streams, trainer=env.problem.trainer, net=lambda outputs: env.problem.make_net(campaign.task, outputs),
         simulate=(lambda _: {"accuracy": 0.5}) if selector.oracle else None,
     )  # fmt: skip
@@ -295,92 +246,6 @@ def _play(
         history += [np.asarray(action).tolist(), list(record.queried), dict(logged), _plain(selector.state_dict())]
         observation = following
     return history
-
-
-def _problem(selector: Selector, strategies: int) -> Problem:
-    if selector.candidates is not None:
-        candidates = library.strategies(selector.candidates, selector.requires)
-    else:
-        toys: dict[str, Strategy] = {name: cls() for name, cls in list(TOYS.items())[:strategies]}
-        required = {name: library.build("strategy", name) for name in selector.requires}
-        candidates = toys | required
-    plan = Plan(
-        initial=12, batch=6, rounds=4, action=selector.action_kind, mixing=selector.mixing, votes=max(1.0, selector.votes)
-    )
-    return Problem(blobs(5), _split, _net_for, Trainer(device="cpu"), candidates, plan, reward=NormalizedGain())
-
-
-def blobs(seed: int, size: int = 160, test: int = 40) -> Source:
-    """Return a small data set of overlapping Gaussian classes."""
-    draw = Streams(seed)("checks/blobs")
-    centres = 1.5 * torch.randn(CLASSES, DIM, generator=draw)
-    targets = torch.arange(size + test) % CLASSES
-    inputs = centres[targets] + torch.randn(size + test, DIM, generator=draw)
-    ids = number_ids(size + test)
-    train, held = Examples(inputs[:size], targets[:size], ids[:size]), Examples(inputs[size:], targets[size:], ids[size:])
-    return Source("blobs", train, held, tuple("abc"))
-
-
-class _FirstComponent(ScoreStrategy):
-    needs = frozenset({"embeddings"})
-
-    def score(self, round: Round) -> Tensor:
-        return round.embeddings[:, 0]
-
-
-class _Unsure(ScoreStrategy):
-    needs = frozenset({"probs"})
-
-    def score(self, round: Round) -> Tensor:
-        return -round.probs.max(1).values
-
-
-class _ByLot(Strategy):
-    def select(self, round: Round, budget: int) -> Tensor:
-        return torch.randperm(len(round), generator=round.generator("by_lot"))[:budget]
-
-
-class _Disagreement(ScoreStrategy):
-    needs = frozenset({"mc_probs"})
-
-    def score(self, round: Round) -> Tensor:
-        return round.mc_probs.var(0).sum(1)
-
-
-TOYS: dict[str, Callable[[], Strategy]] = {
-    "unsure": _Unsure, "first_component": _FirstComponent, "by_lot": _ByLot, "disagreement": _Disagreement,
-}  # fmt: skip
-
-
-class _Body(nn.Module):
-    """Two layers whose maps serve as stages."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(DIM, 8), nn.Linear(8, 8)
-
-    def stages(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        a = self.first(x).relu()
-        b = self.second(a).relu()
-        return [a, b], b
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)[1]
-
-
-def _net(num_outputs: int = CLASSES) -> TaskModel:
-    return TaskModel(_Body(), 8, num_outputs, dropout=0.3, companion=_net)
-
-
-def _net_for(input_shape: Any, num_outputs: int, mean: Any, std: Any) -> TaskModel:
-    del input_shape, mean, std
-    return TaskModel(nn.Flatten(), DIM, num_outputs, solver="lbfgs", companion=_net)
-
-
-def _split(source: Source, validation: Any, streams: Streams) -> Split:
-    del validation
-    lot = torch.randperm(len(source.train), generator=streams("split"))
-    return Split(lot[30:].sort().values, lot[:30].sort().values, torch.arange(len(source.test or ())))
 
 
 def _select(strategy: Strategy, round: Round, budget: int, rule: str) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from alenv.arrays import PER_CANDIDATE, check_arrays, count_classes, floats
 from alenv.model import TaskModel, apply_heads
 from alenv.pool import Pool
 from alenv.streams import Streams
@@ -14,7 +15,6 @@ from alenv.trainer import Outputs
 
 BLOCK_ELEMENTS = 2**22  # numbers a block may hold at once: 16 MB of float32
 KEPT_ELEMENTS = 2**26  # stochastic outputs that are kept for all strategies: 256 MB of float32
-PER_CANDIDATE = {"probs": 0, "logits": 0, "embeddings": 0, "mc_probs": 1, "inputs": 0}  # name -> axis of the candidates
 MUST_BE_NUMBERS = ("probs", "logits", "embeddings", "mc_probs")  # what tells that training diverged
 
 
@@ -166,19 +166,17 @@ class Round:
             "probs": probs, "logits": logits, "embeddings": embeddings, "labeled_embeddings": labeled_embeddings,
             "discarded_embeddings": discarded_embeddings, "mc_probs": mc_probs,
         }  # fmt: skip
-        given: dict[str, Any] = {name: _floats(name, value) for name, value in arrays.items() if value is not None}
+        given: dict[str, Any] = {name: floats(name, value) for name, value in arrays.items() if value is not None}
         if head is not None:
-            given["head"] = (_floats("head weight", head[0]), _floats("head bias", head[1]))
-        given["aux"] = _Outputs({name: _floats(f"aux {name}", value) for name, value in (aux or {}).items()})
+            given["head"] = (floats("head weight", head[0]), floats("head bias", head[1]))
+        given["aux"] = _Outputs({name: floats(f"aux {name}", value) for name, value in (aux or {}).items()})
         pairs = {name: value if isinstance(value, tuple) else (value, None) for name, value in (features or {}).items()}
-        split = {
-            name: Features(name, _floats(name, a), None if b is None else _floats(name, b)) for name, (a, b) in pairs.items()
-        }
+        split = {name: Features(name, floats(name, a), None if b is None else floats(name, b)) for name, (a, b) in pairs.items()}
         known = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
-        size, device = _check_arrays(given, split, known)
+        size, device = check_arrays(given, {name: f.candidates for name, f in split.items()}, known)
         if "probs" in given:
             given["given_probs"] = given["probs"]  # what logits may be derived from: `probs` itself may come from them
-        classes = _count_classes(given, known, num_classes)
+        classes = count_classes(given, known, num_classes)
         return cls(
             candidates=torch.arange(size, device=device), labels=None if known is None else known.to(device),
             num_classes=classes, streams=Streams(seed),
@@ -375,60 +373,3 @@ def _require_numbers(name: str, values: Tensor) -> None:
             f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; "
             "training diverged: lower trainer.lr or look at the inputs"
         )
-
-
-def _floats(name: str, value: Any) -> Tensor:
-    tensor = torch.as_tensor(value)
-    tensor = tensor if tensor.is_floating_point() else tensor.float()
-    if bool(tensor.isnan().any()):
-        raise ValueError(f"{name} holds NaN; mend or drop those rows first")
-    return tensor
-
-
-AXES = {"probs": 2, "logits": 2, "embeddings": 2, "mc_probs": 3, "labeled_embeddings": 2, "discarded_embeddings": 2}
-
-
-def _check_arrays(given: dict[str, Any], features: Mapping[str, Features], labels: Tensor | None) -> tuple[int, torch.device]:
-    """Return U and the device; raise where shapes disagree."""
-    for name, axes in AXES.items():
-        if name in given and given[name].dim() != axes:
-            raise ValueError(f"expected {name} with {axes} axes, got shape {tuple(given[name].shape)}")
-    rows = {name: (value.shape[PER_CANDIDATE[name]], value.device) for name, value in given.items() if name in PER_CANDIDATE}
-    rows |= {f"features {name}": (len(value.candidates), value.candidates.device) for name, value in features.items()}
-    rows |= {f"aux {name}": (len(value), value.device) for name, value in given["aux"].items()}
-    if not rows:
-        raise ValueError(
-            "expected at least one array about the candidates (probs, logits, embeddings, mc_probs, features), got none"
-        )
-    _agree("candidates in every array", {name: size for name, (size, _) in rows.items()})
-    widths = {
-        name: given[name].shape[-1] for name in ("embeddings", "labeled_embeddings", "discarded_embeddings") if name in given
-    }
-    _agree("features in every array", widths | ({"head": given["head"][0].shape[1]} if "head" in given else {}))
-    for name in ("probs", "mc_probs"):
-        if name in given and (bool((given[name] < 0).any()) or bool(((given[name].sum(-1) - 1).abs() > 1e-3).any())):
-            raise ValueError(
-                f"expected rows of {name} that are non-negative and sum to one; for unnormalised scores pass logits="
-            )
-    if "labeled_embeddings" in given and labels is not None and len(given["labeled_embeddings"]) != len(labels):
-        raise ValueError(
-            f"expected one label per labelled embedding ({len(given['labeled_embeddings'])}), got {len(labels)} labels"
-        )
-    return next(iter(rows.values()))
-
-
-def _count_classes(given: Mapping[str, Any], labels: Tensor | None, said: int | None) -> int:
-    widths = {name: int(given[name].shape[-1]) for name in ("probs", "logits", "mc_probs") if name in given}
-    widths |= {"head": len(given["head"][0])} if "head" in given else {}
-    widths |= {} if said is None else {"num_classes": said}
-    _agree("classes in every array", widths)
-    highest = int(labels.max()) + 1 if labels is not None and len(labels) else 0
-    classes = next(iter(widths.values()), highest)
-    if highest > classes or (labels is not None and len(labels) and int(labels.min()) < 0):
-        raise ValueError(f"expected labels in 0..{classes - 1}, got {int(labels.min())}..{highest - 1}")  # type: ignore[union-attr]
-    return classes
-
-
-def _agree(what: str, sizes: Mapping[str, int]) -> None:
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"expected one number of {what}, got {dict(sizes)}")

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from alenv import library, ops
 from alenv.campaign import Plan
-from alenv.checks import blobs
 from alenv.env import ActiveLearningEnv
 from alenv.heads import StageHead, ranking_loss
 from alenv.nets.mlp import mlp
@@ -33,6 +32,7 @@ from alenv.selectors.autoal import (
 )
 from alenv.settings.standard import standard
 from alenv.streams import Streams
+from alenv.toy import blobs
 from alenv.trainer import Trainer
 
 B, K, SHARE = 256, 5, 0.1
