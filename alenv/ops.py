@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+PROPOSALS = 256  # rows proposed at once by k-means++
 CHUNK_ELEMENTS = 2**24  # numbers of a distance block held at once: 64 MB of float32
 
 
@@ -54,29 +55,48 @@ def kmeans_plus_plus(x: Float[Tensor, "n D"], k: int, generator: torch.Generator
     """Return k distinct rows drawn one after the other in proportion to the squared distance to the nearest drawn before.
 
     The first is uniform (Arthur & Vassilvitskii 2007). Once all remaining rows coincide with a drawn one, the rest is uniform
-    among the rows not drawn yet.
+    among the rows not drawn yet. Rows are drawn in blocks: distances only shrink, so stale ones are upper bounds, and a proposal
+    drawn from them and kept with probability true / stale follows the law of one-by-one drawing exactly; the rows are read once
+    a block instead of once a draw.
     """
     if not 0 < k <= len(x):
         raise ValueError(f"expected 1..{len(x)} seeds, got {k}")
     x = x - x.mean(0)  # a common offset would eat the digits of the distances
-    norms = x.square().sum(1)
-    free = torch.ones(len(x), dtype=x.dtype, device=x.device)
-    picks = torch.empty(k, dtype=torch.int64, device=x.device)
-    distance = torch.ones_like(norms)
-    for i in range(k):
-        mass = distance * free
-        pick = draw(torch.where(mass.sum() > 0, mass, free), generator)
-        picks[i] = pick
-        free[pick] = 0
-        new = (norms - 2 * x @ x[pick] + norms[pick]).clamp(min=0)
-        distance = new if i == 0 else torch.minimum(distance, new)
-    return picks
+    first = draw(torch.ones(len(x), device=x.device), generator).view(1)
+    picks = [first]
+    distance = nearest(x, x[first])[0].index_fill_(0, first, 0.0)
+    left = k - 1
+    while left:
+        mass = distance.double().cumsum(0)
+        if not bool(mass[-1] > 0):
+            lot = torch.randperm(len(x), generator=generator, device=x.device)
+            picks.append(lot[mask_without(len(x), torch.cat(picks))[lot]][:left])
+            break
+        count = min(PROPOSALS, 2 * left)
+        u = torch.rand(2, count, generator=generator, device=x.device, dtype=torch.float64)
+        proposals = torch.searchsorted(mass, u[0] * mass[-1], right=True).clamp(max=len(x) - 1)
+        kept = proposals[_thinned(x[proposals], distance[proposals], u[1])[:left]]
+        distance = torch.minimum(distance, nearest(x, x[kept])[0]).index_fill_(0, kept, 0.0)
+        picks.append(kept)
+        left -= len(kept)
+    return torch.cat(picks)
+
+
+def _thinned(x: Float[Tensor, "p D"], stale: Float[Tensor, " p"], u: Float[Tensor, " p"]) -> Int[Tensor, " q"]:
+    """Return which proposals stand: each with probability (distance given those kept before it) / (stale distance)."""
+    between, upper, lots = squared_distances(x, x).tolist(), stale.tolist(), u.tolist()
+    kept: list[int] = []
+    for j, (bound, lot) in enumerate(zip(upper, lots, strict=True)):
+        true = min([bound, *(between[j][i] for i in kept)])
+        if lot * bound < true:
+            kept.append(j)
+    return torch.tensor(kept, dtype=torch.int64, device=x.device)
 
 
 def kmeans(
-    x: Float[Tensor, "n D"], k: int, generator: torch.Generator, iterations: int = 25
+    x: Float[Tensor, "n D"], k: int, generator: torch.Generator, iterations: int = 25, tolerance: float = 1e-3
 ) -> tuple[Float[Tensor, "k D"], Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """Cluster rows with k-means++ seeds and Lloyd's iterations.
+    """Cluster rows with k-means++ seeds and Lloyd's iterations, until the inertia falls by less than `tolerance` of itself.
 
     Returns:
         Centres; the cluster of each row; its squared distance to that centre. A cluster may end empty where rows
@@ -84,14 +104,15 @@ def kmeans(
     """
     centres = x[kmeans_plus_plus(x, k, generator)]
     distance, cluster = nearest(x, centres)
+    inertia = float(distance.sum())
     for _ in range(iterations):
         sums = torch.zeros_like(centres).index_add_(0, cluster, x)
         sizes = torch.bincount(cluster, minlength=k).unsqueeze(1)
         centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
-        distance, moved = nearest(x, centres)
-        if torch.equal(moved, cluster):
+        distance, cluster = nearest(x, centres)
+        before, inertia = inertia, float(distance.sum())
+        if before - inertia <= tolerance * before:
             break
-        cluster = moved
     return centres, cluster, distance
 
 

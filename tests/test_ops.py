@@ -239,13 +239,32 @@ def test_kmeans_is_lloyd_from_kmeans_plus_plus_seeds(iterations):
     np.testing.assert_allclose(distance.numpy(), brute_distances(x, centres).min(1), rtol=1e-3, atol=1e-4)
 
 
-def test_kmeans_inertia_is_within_five_percent_of_sklearn():
+@pytest.mark.parametrize("seed", range(5))
+def test_from_the_same_seeds_kmeans_ends_where_sklearn_does(seed):
     from sklearn.cluster import KMeans
 
     x = blobs(centres=8, each=30)
-    ours = np.median([float(ops.kmeans(x, 8, Streams(seed)("kmeans"))[2].sum()) for seed in range(9)])
-    theirs = np.median([KMeans(8, n_init=1, random_state=seed).fit(x.numpy()).inertia_ for seed in range(9)])
-    assert ours <= 1.05 * theirs
+    start = x[ops.kmeans_plus_plus(x, 8, Streams(seed)("kmeans"))].numpy()
+    ours = float(ops.kmeans(x, 8, Streams(seed)("kmeans"))[2].sum())
+    theirs = KMeans(8, n_init=1, init=start).fit(x.numpy()).inertia_
+    assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_seeds_drawn_in_blocks_have_the_potential_of_seeds_drawn_one_by_one():
+    x = blobs(centres=8, each=30)
+
+    def one_by_one(generator):
+        picks = [int(torch.randint(len(x), (), generator=generator))]
+        while len(picks) < 8:
+            mass = ops.nearest(x, x[picks])[0]
+            picks.append(int(ops.draw(mass, generator)))
+        return picks
+
+    def potential(draw):
+        return np.array([float(ops.nearest(x, x[draw(Streams(seed)("potential"))])[0].sum()) for seed in range(200)])
+
+    blocks, single = potential(lambda generator: ops.kmeans_plus_plus(x, 8, generator)), potential(one_by_one)
+    assert abs(blocks.mean() - single.mean()) < 4 * np.hypot(blocks.std(), single.std()) / np.sqrt(200)
 
 
 def test_kmeans_with_a_cluster_per_row_puts_a_centre_on_every_row():
