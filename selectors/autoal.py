@@ -34,6 +34,7 @@ from alenv.model import TaskModel
 from alenv.round import Round
 from alenv.selector import Context, Observation, Selector, Transition
 
+LONGEST_STEP = 1.0  # norm of SearchNet's gradient
 Scorer = Literal["fit_net", "task_model"]
 Form = Literal["combined", "literal"]
 Threshold = Literal["quantile", "mixture"]
@@ -220,6 +221,8 @@ class AutoAL(Selector):
         loss = loss + prior * departure(logits.softmax(1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        # where a batch's scores nearly tie, 1 / std(s) is huge: the direction counts, not the length
+        torch.nn.utils.clip_grad_norm_(self.search_net.parameters(), LONGEST_STEP)
         optimizer.step()
         return loss.detach()
 

@@ -555,6 +555,24 @@ def test_search_net_moves_in_the_rotation_and_scoring_leaves_the_task_model_alon
     assert all(torch.equal(task_model[name], value) for name, value in env.campaign.model.state_dict().items())
 
 
+def test_scores_that_nearly_tie_do_not_blow_search_net_up():
+    """Every candidate marks every sample but one: scores differ by the weights alone, and 1 / std(s) is huge."""
+    env, selector = started(initial=60, batch=10)
+    fit_net, batches = selector._rehearse(env.ballot)
+    votes = torch.ones_like(batches[0].votes)
+    votes[0, 0] = False
+    with torch.no_grad():
+        selector.search_net.linear.weight.mul_(1e-3)
+        selector.search_net.linear.bias.copy_(torch.tensor([-7.0, 0.0, 0.0]))
+    before = torch.cat([p.detach().flatten() for p in selector.search_net.parameters()])
+    optimizer = torch.optim.SGD(selector.search_net.parameters(), lr=selector.search_lr)
+    for _ in range(20):
+        selector._step_search(fit_net, batches[0]._replace(votes=votes), optimizer, torch.tensor(1.0), 0.0)
+    after = torch.cat([p.detach().flatten() for p in selector.search_net.parameters()])
+    assert torch.isfinite(after).all()
+    assert float((after - before).norm()) <= 20 * selector.search_lr * 1.001
+
+
 def test_the_candidates_see_a_model_that_was_not_trained_on_the_held_out_half():
     env, selector = started(["margin"])
     seen = []
