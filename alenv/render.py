@@ -42,7 +42,7 @@ def table(records: Sequence[Record], title: str | None = None) -> Table:
     made = Table(title=title, title_justify="left")
     for heading in HEADINGS:
         text = heading == "chosen"
-        made.add_column(heading, justify="left" if text else "right", no_wrap=True, min_width=None if text else len(heading))
+        made.add_column(heading, justify="left" if text else "right", no_wrap=not text, min_width=None if text else len(heading))
     for record in records:
         made.add_row(*row(record))
     return made

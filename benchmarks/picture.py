@@ -11,7 +11,7 @@ from alenv.runner import Runner
 
 if __name__ == "__main__":
     run = Runner.of({"selector": "autoal", "device": "cpu"}, callbacks=[ProgressTable(Console(file=io.StringIO()))]).run()
-    console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True)
+    console = Console(record=True, width=124, file=io.StringIO(), force_terminal=True)
     console.print("[bold]$ python -m alenv.train selector=autoal[/bold]")
     console.print(table(run.rounds, "digits (standard), 10 classes, pool 1,350, validation 150, test 297, on cpu"))
     console.print(f"accuracy {run.summary['final']:.4f}, area under its curve {run.summary['aubc']:.4f}")
