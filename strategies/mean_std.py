@@ -18,8 +18,8 @@ class MeanSTD(ScoreStrategy):
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return mean deviations, in [0, 1/2]."""
         spread = round.mc_probs - round.mc_probs[:1]  # from the first draw: identical draws then give 0 exactly
-        spread -= spread.mean(0)
-        score = spread.square_().mean(0).sqrt_().mean(1)  # torch.std over the first axis takes ten times as long
+        variance = spread.square().mean(0) - spread.mean(0).square()  # torch.std over the first axis takes ten times as long
+        score = variance.clamp_(min=0).sqrt_().mean(1)
         if len(score) and not bool(score.any()):
             warnings.warn("mean_std: no stochasticity, all draws are identical; candidates are bought by lot", stacklevel=2)
         return score
