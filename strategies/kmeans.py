@@ -3,7 +3,7 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from alenv import ops
+from alenv import geometry
 from alenv.round import Round
 from alenv.strategy import Strategy
 
@@ -25,5 +25,5 @@ class KMeans(Strategy):
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return one position per cluster."""
         generator = round.generator("kmeans")
-        _, cluster, distance = ops.kmeans(round.embeddings, budget, generator, self.iterations)
-        return ops.representatives(cluster, distance, budget, generator)
+        _, cluster, distance = geometry.kmeans(round.embeddings, budget, generator, self.iterations)
+        return geometry.representatives(cluster, distance, budget, generator)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alenv import ops
+from alenv import geometry
 from alenv.round import Round
 from alenv.strategy import Strategy, best_first
 
@@ -41,7 +41,7 @@ class TypiClust(Strategy):
         generator = round.generator("typiclust")
         everyone = torch.cat([mine, labeled])
         clusters = min(len(labeled) + budget, self.max_clusters, len(everyone))
-        _, cluster, _ = ops.kmeans(everyone, clusters, generator, self.iterations)
+        _, cluster, _ = geometry.kmeans(everyone, clusters, generator, self.iterations)
         here, counts = cluster[: len(mine)], torch.bincount(cluster[len(mine) :], minlength=clusters)
         sizes = torch.bincount(cluster, minlength=clusters)
         free = torch.ones(len(mine), dtype=torch.bool, device=mine.device)
@@ -68,7 +68,7 @@ class TypiClust(Strategy):
         neighbors = min(self.neighbors, len(x) // 2)
         if neighbors == 0:
             return torch.ones(len(x), device=x.device)
-        distances = ops.squared_distances(x, x).sqrt()
+        distances = geometry.squared_distances(x, x).sqrt()
         distances.fill_diagonal_(torch.inf)
         return 1 / (distances.topk(neighbors, largest=False).values.mean(1) + 1e-5)
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BATTERIES = ("datasets", "nets", "settings")
 PLUGINS = ("strategies", "selectors")
 ALLOWED = {
-    "strategies": {"round", "strategy", "model", "trainer", "streams", "ops", "heads"},
+    "strategies": {"round", "strategy", "model", "trainer", "streams", "ops", "geometry", "gradients", "heads"},
     "selectors": {"selector", "ballot", "round", "trainer", "streams", "ops", "heads", "model", "mixing", "campaign"},
 }
 SPEAKERS = ("alenv.doctor", "alenv.catalog")  # commands whose output is their purpose

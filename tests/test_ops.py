@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alenv import ops
+from alenv import geometry, ops
 from alenv.streams import Streams
 
 
@@ -76,12 +76,12 @@ def brute_distances(a, b):
 
 def test_squared_distances_match_a_double_loop():
     a, b = normal(13, 4), normal(7, 4, name="b")
-    np.testing.assert_allclose(ops.squared_distances(a, b).numpy(), brute_distances(a, b), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(geometry.squared_distances(a, b).numpy(), brute_distances(a, b), rtol=1e-4, atol=1e-5)
 
 
 def test_squared_distances_are_never_negative_where_rows_coincide():
     a = 100 * normal(64, 33)
-    distance = ops.squared_distances(a, a)
+    distance = geometry.squared_distances(a, a)
     assert (distance >= 0).all()
     assert distance.diagonal().max() <= 1e-6 * a.square().sum(1).max()
 
@@ -89,29 +89,29 @@ def test_squared_distances_are_never_negative_where_rows_coincide():
 @pytest.mark.parametrize("elements", [1, 5, 7 * 4, 7 * 4 + 1, 2**24])
 def test_nearest_is_the_same_whatever_the_block_size(elements, monkeypatch):
     a, b = normal(29, 3), normal(7, 3, name="b")
-    monkeypatch.setattr(ops, "CHUNK_ELEMENTS", elements)
-    distance, which = ops.nearest(a, b)
+    monkeypatch.setattr(geometry, "CHUNK_ELEMENTS", elements)
+    distance, which = geometry.nearest(a, b)
     expected = brute_distances(a, b)
     assert which.tolist() == expected.argmin(1).tolist()
     np.testing.assert_allclose(distance.numpy(), expected.min(1), rtol=1e-4, atol=1e-5)
 
 
 def test_nearest_holds_one_block_of_the_distance_matrix_at_a_time(monkeypatch):
-    sizes, original = [], ops.squared_distances
+    sizes, original = [], geometry.squared_distances
 
     def watched(a, b):
         sizes.append(len(a) * len(b))
         return original(a, b)
 
-    monkeypatch.setattr(ops, "CHUNK_ELEMENTS", 30)
-    monkeypatch.setattr(ops, "squared_distances", watched)
-    ops.nearest(normal(50, 3), normal(7, 3, name="b"))
+    monkeypatch.setattr(geometry, "CHUNK_ELEMENTS", 30)
+    monkeypatch.setattr(geometry, "squared_distances", watched)
+    geometry.nearest(normal(50, 3), normal(7, 3, name="b"))
     assert len(sizes) == 13
     assert max(sizes) <= 30
 
 
 def test_nearest_of_no_rows_is_empty():
-    distance, which = ops.nearest(torch.empty(0, 3), normal(7, 3))
+    distance, which = geometry.nearest(torch.empty(0, 3), normal(7, 3))
     assert distance.shape == which.shape == (0,)
 
 
@@ -158,7 +158,7 @@ def test_draw_inverts_the_cumulative_mass(u, expected, monkeypatch):
 def test_kmeans_plus_plus_follows_the_squared_distance_law():
     x = torch.tensor([[0.0], [1.0], [3.0]])
     generator = Streams(2)("seeds")
-    pairs = torch.stack([ops.kmeans_plus_plus(x, 2, generator) for _ in range(5000)])
+    pairs = torch.stack([geometry.kmeans_plus_plus(x, 2, generator) for _ in range(5000)])
     counts = (3 * pairs[:, 0] + pairs[:, 1]).bincount(minlength=9)
     law = np.zeros(9)
     for first in range(3):
@@ -173,21 +173,21 @@ def test_kmeans_plus_plus_uses_the_nearest_of_all_earlier_seeds():
     generator = Streams(3)("seeds")
     thirds = torch.zeros(4)
     for _ in range(3000):
-        picks = ops.kmeans_plus_plus(x, 3, generator).tolist()
+        picks = geometry.kmeans_plus_plus(x, 3, generator).tolist()
         if set(picks[:2]) == {0, 1}:
             thirds[picks[2]] += 1
     assert_frequencies(thirds, [0, 0, 0.5, 0.5])  # by distance to the first seed alone, one of them would have almost all
 
 
 def test_kmeans_plus_plus_of_all_rows_is_a_permutation():
-    picks = ops.kmeans_plus_plus(normal(20, 3), 20, Streams(0)("seeds"))
+    picks = geometry.kmeans_plus_plus(normal(20, 3), 20, Streams(0)("seeds"))
     assert sorted(picks.tolist()) == list(range(20))
 
 
 def test_kmeans_plus_plus_of_identical_rows_is_distinct_and_uniform():
     x = torch.ones(4, 3)
     generator = Streams(4)("seeds")
-    picks = torch.stack([ops.kmeans_plus_plus(x, 2, generator) for _ in range(3000)])
+    picks = torch.stack([geometry.kmeans_plus_plus(x, 2, generator) for _ in range(3000)])
     assert (picks[:, 0] != picks[:, 1]).all()
     assert_frequencies((4 * picks[:, 0] + picks[:, 1]).bincount(minlength=16), (1 - np.eye(4)).flatten() / 12)
 
@@ -195,7 +195,7 @@ def test_kmeans_plus_plus_of_identical_rows_is_distinct_and_uniform():
 def test_kmeans_plus_plus_takes_every_distinct_row_before_it_repeats_one():
     x = torch.tensor([[0.0, 0.0]] * 10 + [[1.0, 0.0]] * 10 + [[0.0, 2.0]])
     for seed in range(20):
-        picks = ops.kmeans_plus_plus(x, 5, Streams(seed)("seeds"))
+        picks = geometry.kmeans_plus_plus(x, 5, Streams(seed)("seeds"))
         assert len(set(picks.tolist())) == 5
         assert len(x[picks[:3]].unique(dim=0)) == 3
 
@@ -203,7 +203,7 @@ def test_kmeans_plus_plus_takes_every_distinct_row_before_it_repeats_one():
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_kmeans_plus_plus_refuses_an_impossible_number_of_seeds(k):
     with pytest.raises(ValueError, match=f"expected 1..5 seeds, got {k}"):
-        ops.kmeans_plus_plus(normal(5, 2), k, Streams(0)("seeds"))
+        geometry.kmeans_plus_plus(normal(5, 2), k, Streams(0)("seeds"))
 
 
 # k-means
@@ -231,8 +231,8 @@ def lloyd(x, centres, iterations):
 @pytest.mark.parametrize("iterations", [0, 1, 25])
 def test_kmeans_is_lloyd_from_kmeans_plus_plus_seeds(iterations):
     x = blobs()
-    centres, cluster, distance = ops.kmeans(x, 6, Streams(0)("kmeans"), iterations)
-    seeds = x[ops.kmeans_plus_plus(x, 6, Streams(0)("kmeans"))]
+    centres, cluster, distance = geometry.kmeans(x, 6, Streams(0)("kmeans"), iterations)
+    seeds = x[geometry.kmeans_plus_plus(x, 6, Streams(0)("kmeans"))]
     expected, expected_cluster = lloyd(x, seeds, iterations)
     np.testing.assert_allclose(centres.numpy(), expected.numpy(), rtol=1e-4, atol=1e-4)
     assert cluster.tolist() == expected_cluster.tolist()
@@ -244,8 +244,8 @@ def test_from_the_same_seeds_kmeans_ends_where_sklearn_does(seed):
     from sklearn.cluster import KMeans
 
     x = blobs(centres=8, each=30)
-    start = x[ops.kmeans_plus_plus(x, 8, Streams(seed)("kmeans"))].numpy()
-    ours = float(ops.kmeans(x, 8, Streams(seed)("kmeans"))[2].sum())
+    start = x[geometry.kmeans_plus_plus(x, 8, Streams(seed)("kmeans"))].numpy()
+    ours = float(geometry.kmeans(x, 8, Streams(seed)("kmeans"))[2].sum())
     theirs = KMeans(8, n_init=1, init=start).fit(x.numpy()).inertia_
     assert ours == pytest.approx(theirs, rel=0.01)
 
@@ -256,20 +256,20 @@ def test_seeds_drawn_in_blocks_have_the_potential_of_seeds_drawn_one_by_one():
     def one_by_one(generator):
         picks = [int(torch.randint(len(x), (), generator=generator))]
         while len(picks) < 8:
-            mass = ops.nearest(x, x[picks])[0]
+            mass = geometry.nearest(x, x[picks])[0]
             picks.append(int(ops.draw(mass, generator)))
         return picks
 
     def potential(draw):
-        return np.array([float(ops.nearest(x, x[draw(Streams(seed)("potential"))])[0].sum()) for seed in range(200)])
+        return np.array([float(geometry.nearest(x, x[draw(Streams(seed)("potential"))])[0].sum()) for seed in range(200)])
 
-    blocks, single = potential(lambda generator: ops.kmeans_plus_plus(x, 8, generator)), potential(one_by_one)
+    blocks, single = potential(lambda generator: geometry.kmeans_plus_plus(x, 8, generator)), potential(one_by_one)
     assert abs(blocks.mean() - single.mean()) < 4 * np.hypot(blocks.std(), single.std()) / np.sqrt(200)
 
 
 def test_kmeans_with_a_cluster_per_row_puts_a_centre_on_every_row():
     x = normal(12, 3)
-    centres, cluster, distance = ops.kmeans(x, 12, Streams(0)("kmeans"))
+    centres, cluster, distance = geometry.kmeans(x, 12, Streams(0)("kmeans"))
     assert sorted(cluster.tolist()) == list(range(12))
     torch.testing.assert_close(centres[cluster], x)
     assert distance.max() < 1e-4
@@ -277,7 +277,7 @@ def test_kmeans_with_a_cluster_per_row_puts_a_centre_on_every_row():
 
 def test_kmeans_of_identical_rows_keeps_finite_centres():
     x = torch.full((9, 4), 3.0)
-    centres, cluster, distance = ops.kmeans(x, 4, Streams(0)("kmeans"))
+    centres, cluster, distance = geometry.kmeans(x, 4, Streams(0)("kmeans"))
     torch.testing.assert_close(centres, x[:4])
     assert cluster.unique().numel() == 1
     assert (distance == 0).all()
@@ -289,7 +289,7 @@ def test_kmeans_of_identical_rows_keeps_finite_centres():
 def test_representatives_are_the_nearest_rows_of_their_clusters_larger_clusters_first():
     cluster = torch.tensor([0, 1, 1, 2, 2, 2, 0])
     distance = torch.tensor([0.3, 0.2, 0.1, 0.9, 0.5, 0.7, 0.4])
-    picks = ops.representatives(cluster, distance, 3, Streams(0)("reps")).tolist()
+    picks = geometry.representatives(cluster, distance, 3, Streams(0)("reps")).tolist()
     assert picks[0] == 4
     assert set(picks[1:]) == {0, 2}
 
@@ -297,13 +297,13 @@ def test_representatives_are_the_nearest_rows_of_their_clusters_larger_clusters_
 def test_representatives_replace_empty_clusters_by_the_farthest_rows_left():
     cluster = torch.tensor([1, 1, 1, 3, 3])  # clusters 0, 2 and 4 are empty
     distance = torch.tensor([0.1, 0.9, 0.5, 0.2, 0.7])
-    assert ops.representatives(cluster, distance, 5, Streams(0)("reps")).tolist() == [0, 3, 1, 4, 2]
-    assert ops.representatives(cluster, distance, 3, Streams(0)("reps")).tolist() == [0, 3, 1]
+    assert geometry.representatives(cluster, distance, 5, Streams(0)("reps")).tolist() == [0, 3, 1, 4, 2]
+    assert geometry.representatives(cluster, distance, 3, Streams(0)("reps")).tolist() == [0, 3, 1]
 
 
 def test_representatives_break_ties_by_lot():
     cluster, distance = torch.zeros(6, dtype=torch.int64), torch.zeros(6)
-    firsts = torch.stack([ops.representatives(cluster, distance, 3, Streams(seed)("reps")) for seed in range(600)])
+    firsts = torch.stack([geometry.representatives(cluster, distance, 3, Streams(seed)("reps")) for seed in range(600)])
     assert all(len(set(row)) == 3 for row in firsts.tolist())
     assert_frequencies(firsts[:, 0].bincount(minlength=6), np.full(6, 1 / 6))
     assert_frequencies(firsts[:, 1].bincount(minlength=6), np.full(6, 1 / 6))
@@ -315,7 +315,7 @@ def test_representatives_are_k_distinct_rows_with_one_of_every_cluster(n, data):
     k = data.draw(st.integers(1, n))
     cluster = torch.tensor(data.draw(st.lists(st.integers(0, k - 1), min_size=n, max_size=n)))
     distance = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=n, max_size=n)))
-    picks = ops.representatives(cluster, distance, k, Streams(n)("reps"))
+    picks = geometry.representatives(cluster, distance, k, Streams(n)("reps"))
     assert len(set(picks.tolist())) == len(picks) == k
     assert set(cluster[picks].tolist()) == set(cluster.tolist())
     sizes = cluster.bincount(minlength=k)
