@@ -5,7 +5,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 
 GROUPS = ("strategy", "candidates", "selector", "dataset", "setting", "net", "trainer", "reward", "oracle", "encoder")
 ALLOWED = "alenv."
-EVERYTHING = "all"
+EVERYTHING = "*"  # in a candidate set: every strategy that can be made without parameters
 
 
 def names(group: str) -> list[str]:
@@ -67,10 +67,15 @@ def strategies(spec: Any, required: Iterable[str] = ()) -> dict[str, Any]:
     """Return strategies by name.
 
     Args:
-        spec: the name of a candidate set ("autoal7", "all"); a list whose items are names, mappings with `name` and parameters,
-            or "module:Class"; or a mapping from names of your own to such items or to strategies.
+        spec: the name of a candidate set ("autoal7", "all"), or {set: its name, without: [names]}; a list whose items are names,
+            mappings with `name` and parameters, or "module:Class"; or a mapping from names of your own to such items or to
+            strategies. A wrapper takes strategies as parameters, in the same way: {name: subsample, inner: badge}.
         required: names appended if they are missing.
     """
+    if isinstance(spec, Mapping) and isinstance(spec.get("set"), str):
+        for key in spec:
+            _check(key, ["set", "without"], "key of strategies={set: ...}")
+        spec = _candidates(**spec)
     if isinstance(spec, Mapping) and spec and not {"name", "_target_"} & spec.keys():
         named = {**spec, **{name: name for name in required if name not in spec}}
         return {label: build("strategy", item) for label, item in named.items()}
@@ -78,22 +83,22 @@ def strategies(spec: Any, required: Iterable[str] = ()) -> dict[str, Any]:
     if isinstance(spec, Mapping):
         listed = [spec] if spec else []
     elif isinstance(spec, str):
-        if spec != EVERYTHING and ":" not in spec:
-            _check(spec, [*names("candidates"), EVERYTHING], "candidates")
-        listed = names("strategy") if spec == EVERYTHING else [spec] if ":" in spec else config("candidates", spec)["strategies"]
+        listed = [spec] if ":" in spec else _candidates(spec)
     else:
         listed = list(spec)
-    items = [*listed, *(name for name in required if name not in [label(item) for item in listed])]
+    there = [label(item) for item in listed]
+    items = [*listed, *(name for name in required if name not in there)]
     if not items:
         raise ValueError("expected at least one candidate strategy, got an empty list; name some, or use strategies=autoal7")
     built: dict[str, Any] = {}
     for item in items:
-        called = label(item)
-        if called in built and isinstance(item, Mapping):
-            called += "(" + ",".join(f"{k}={v}" for k, v in item.items() if k != "name") + ")"
+        strategy = build("strategy", item)
+        called = _called(item, strategy)
+        if called in built:
+            called = _called(item, strategy, parameters=True)
         if called in built:
             raise ValueError(f"strategy '{called}' is listed twice; give one of them other parameters, or drop it")
-        built[called] = build("strategy", item)
+        built[called] = strategy
     return built
 
 
@@ -125,7 +130,46 @@ def _call(given: Mapping[str, Any]) -> Any:
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         for key in parameters:
             _check(key, list(accepted), f"parameter of {given['_target_']}")
+    parameters |= {key: build("strategy", parameters[key]) for key in _inner(target) if key in parameters}
     return functools.partial(target, **parameters) if given.get("_partial_") else target(**parameters)
+
+
+def _inner(target: Any) -> list[str]:
+    """Return the parameters of a class or function that are strategies, by their annotations."""
+    from alenv.strategy import Strategy  # here: torch is not needed to know what there are names for
+
+    kinds = {name: parameter.annotation for name, parameter in inspect.signature(target).parameters.items()}
+    return [name for name, kind in kinds.items() if inspect.isclass(kind) and issubclass(kind, Strategy)]
+
+
+def _candidates(set: str, without: Sequence[str] = ()) -> list[Any]:
+    """Return what a candidate set lists, less the names in `without`."""
+    _check(set, names("candidates"), "candidates")
+    listed = config("candidates", set)["strategies"]
+    if listed == EVERYTHING:
+        listed = [name for name in names("strategy") if not _required(resolve(config("strategy", name)["_target_"]))]
+    for name in without:
+        _check(name, map(label, listed), f"member of candidates '{set}'")
+    return [item for item in listed if label(item) not in without]
+
+
+def _required(target: Any) -> list[str]:
+    """Return the parameters that have no default."""
+    return [name for name, parameter in inspect.signature(target).parameters.items() if parameter.default is parameter.empty]
+
+
+def _called(item: Any, strategy: Any, parameters: bool = False) -> str:
+    """Return what a strategy is called, with those it was given in parentheses: "prefilter(margin,coreset)".
+
+    With `parameters`, everything else that was given stands there too: "subsample(badge,size=500)".
+    """
+    if not isinstance(item, Mapping):
+        return label(item)
+    inner = {key: part for key, part in getattr(strategy, "parts", {}).items() if key in item}
+    told = [_called(item[key], part) for key, part in inner.items()]
+    if parameters:
+        told += [f"{key}={value}" for key, value in item.items() if key not in ("name", "_target_", *inner)]
+    return label(item) + (f"({','.join(told)})" if told else "")
 
 
 def label(item: Any) -> str:

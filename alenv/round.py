@@ -36,8 +36,8 @@ class Features:
             raise MissingOutputError(_missing(what, f"features={{'{self.name}': (candidates, labelled)}}"))
         return self._labeled
 
-    def rows(self, rows: slice) -> "Features":
-        """Return the same with a slice of the candidates."""
+    def rows(self, rows: slice | Tensor) -> "Features":
+        """Return the same with some of the candidates."""
         return Features(self.name, self.candidates[rows], self._labeled)
 
 
@@ -301,6 +301,13 @@ class Round:
         for start in range(0, len(self), size):
             yield _Block(self, slice(start, min(start + size, len(self))))
 
+    def subset(self, positions: Int[Tensor, " u"]) -> "Round":
+        """Return the round of some of the candidates, in the order of `positions`, for a strategy to choose among.
+
+        What the whole round holds is shared, the pass over the pool included; rows are copied when something asks for them.
+        """
+        return _Block(self, positions)
+
     def _get(self, name: str) -> Any:
         if name not in self._values:
             self._values[name] = self._derive(name)
@@ -318,18 +325,22 @@ class Round:
 
 
 class _Block(Round):
-    """A slice of a round's candidates."""
+    """Some of a round's candidates: a slice, or the positions that are listed."""
 
-    def __init__(self, parent: Round, rows: slice) -> None:
+    def __init__(self, parent: Round, rows: slice | Tensor) -> None:
         super().__init__(
             candidates=parent.candidates[rows], labels=None, num_classes=parent.num_classes, streams=parent._streams,
             index=parent.index, num_draws=parent.num_draws, last=parent.last,
-            features={name: f.rows(rows) for name, f in parent._features.items()},
         )  # fmt: skip
         self._parent, self._rows = parent, rows
 
     def has(self, name: str) -> bool:
         return self._parent.has(name)
+
+    def features(self, name: str) -> Features:
+        if name not in self._features:
+            self._features[name] = self._parent.features(name).rows(self._rows)
+        return self._features[name]
 
     def _derive(self, name: str) -> Any:
         if name == "aux":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alenv.heads import Head
@@ -17,6 +17,7 @@ NEEDS = frozenset({
     "inputs", "labeled_inputs", "pool", "last",
 })  # fmt: skip
 NEED_PREFIXES = ("aux:", "features:")
+FAMILIES = ("baseline", "uncertainty", "bayesian", "diversity", "hybrid", "imbalance", "open-set", "wrapper")
 
 
 def _checked(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -41,9 +42,14 @@ class Strategy(ABC):
     Attributes:
         needs: what it reads from a round: names of `NEEDS`, "aux:<head>" or "features:<provider>". Checked against the
             task before a run starts.
+        family: one of `FAMILIES`, for strategies of the library.
+
+    `docs/strategies.md` is made of what a class says of itself: the head of its file is the source; the docstring's first
+    sentence is the rule, a sentence that starts with "O(" the cost, "Args:" the parameters.
     """
 
     needs: frozenset[str] = frozenset()
+    family: str = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,6 +118,51 @@ class ScoreStrategy(Strategy):
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return the positions of the highest scores, ties in seeded random order."""
         return best_first(self.scores(round), round.generator(f"ties/{_name(self)}"), budget)
+
+
+class Wrapper(Strategy):
+    """A strategy made of others: it reads what they read, trains their heads and carries what they have learned.
+
+    `alenv.library` builds what is given by name for parameters annotated as strategies.
+
+    Attributes:
+        parts: the strategies by the name of the parameter they came as.
+    """
+
+    family = "wrapper"
+
+    def __init__(self, **parts: Strategy) -> None:
+        self.parts = parts
+        self.needs = frozenset().union(*(strategy.needs for strategy in parts.values()))
+
+    def heads(self) -> tuple[Head, ...]:
+        """Return the heads of the strategies inside, one of each name."""
+        return tuple({head.name: head for strategy in self.parts.values() for head in strategy.heads()}.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the strategies inside have learned, by parameter."""
+        return {name: strategy.state_dict() for name, strategy in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        for name, strategy in self.parts.items():
+            strategy.load_state_dict(state.get(name, {}))
+
+
+def select_among(strategy: Strategy, round: Round, positions: Int[Tensor, " u"], budget: int) -> Int[Tensor, " B"]:
+    """Return what `strategy` buys if only `positions` of a round can be bought: min(budget, u) of them, best first."""
+    return positions[strategy.select(round.subset(positions), budget)]
+
+
+def select_preferring(strategy: Strategy, round: Round, wanted: Bool[Tensor, " U"], budget: int) -> Int[Tensor, " B"]:
+    """Return what `strategy` buys among the wanted candidates, and where they are too few the rest among the others."""
+    first = torch.nonzero(wanted).flatten()
+    if len(first) in (0, len(round)):
+        return strategy.select(round, budget)
+    picks = select_among(strategy, round, first, budget)
+    if len(picks) == budget:
+        return picks
+    return torch.cat([picks, select_among(strategy, round, torch.nonzero(~wanted).flatten(), budget - len(picks))])
 
 
 def best_first(scores: Float[Tensor, " U"], generator: torch.Generator, count: int | None = None) -> Int[Tensor, " k"]:

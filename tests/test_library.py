@@ -13,7 +13,7 @@ from alenv.nets.mlp import mlp
 from alenv.oracle import NoisyOracle
 from alenv.strategies.margin import Margin
 from alenv.strategies.variation_ratio import VariationRatio
-from alenv.strategy import Strategy
+from alenv.strategy import Strategy, Wrapper
 
 AUTOAL7 = ["least_confidence", "margin", "entropy", "kmeans", "bald", "variation_ratio", "mean_std"]
 
@@ -162,8 +162,59 @@ def test_a_candidate_set_builds_its_strategies_in_order() -> None:
     assert list(library.build("candidates", "autoal7")) == AUTOAL7
 
 
-def test_all_means_every_strategy_there_is() -> None:
-    assert list(library.strategies("all")) == library.names("strategy")
+def test_all_means_every_strategy_that_can_be_made_without_parameters() -> None:
+    everything = list(library.strategies("all"))
+    assert set(AUTOAL7) < set(everything)
+    wrappers = [name for name in library.names("strategy") if name not in everything]
+    assert all(isinstance(library.build("strategy", name), Wrapper) for name in wrappers)
+    assert {"subsample", "prefilter"} <= set(wrappers), "their inner strategies are in the set already"
+    assert everything == sorted(everything)
+
+
+def test_a_set_can_be_taken_without_some_of_its_members() -> None:
+    spec = {"set": "autoal7", "without": ["bald", "mean_std", "variation_ratio"]}
+    assert list(library.strategies(spec)) == ["least_confidence", "margin", "entropy", "kmeans"]
+    assert list(library.strategies(spec, required=["bald"])) == ["least_confidence", "margin", "entropy", "kmeans", "bald"]
+    assert list(library.strategies({"set": "autoal7"})) == AUTOAL7
+
+
+def test_a_set_without_what_it_does_not_have_is_answered_by_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown member of candidates 'autoal7' 'margn'; did you mean 'margin'\?"):
+        library.strategies({"set": "autoal7", "without": ["margn"]})
+    with pytest.raises(ValueError, match="unknown candidates 'autoal8'; did you mean 'autoal7'"):
+        library.strategies({"set": "autoal8", "without": []})
+    with pytest.raises(ValueError, match=r"unknown key of strategies=.* 'withuot'; did you mean 'without'\?"):
+        library.strategies({"set": "autoal7", "withuot": ["margin"]})
+
+
+def test_a_wrapper_takes_strategies_by_name_mapping_class_or_themselves(own_module: str) -> None:
+    named = library.build("strategy", {"name": "subsample", "inner": "margin", "size": 50})
+    assert isinstance(named.inner, Margin)
+    assert named.size == 50
+    nested = {"name": "prefilter", "by": f"{own_module}:Mine", "inner": {"name": "subsample", "inner": "entropy", "size": 40}}
+    built = library.build("strategy", nested)
+    assert [type(part).__name__ for part in built.parts.values()] == ["Mine", "Subsample"]
+    assert built.inner.size == 40
+    ready = Margin()
+    assert library.build("strategy", "subsample", inner=ready).inner is ready
+
+
+def test_an_unknown_strategy_inside_a_wrapper_is_answered_by_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"^unknown strategy 'margn'; did you mean 'margin'\?$"):
+        library.build("strategy", {"name": "subsample", "inner": "margn"})
+
+
+def test_wrapped_strategies_are_called_by_what_is_inside(own_module: str) -> None:
+    ready = {"name": "subsample", "inner": "margin"}
+    built = library.strategies([
+        "subsample", ready, {**ready, "size": 500}, {"name": "prefilter", "by": "entropy", "inner": ready},
+        {"name": "prefilter", "inner": f"{own_module}:Mine"}, {"name": "subsample", "inner": Margin()},
+        {"name": "subsample", "size": 9},
+    ])  # fmt: skip
+    assert list(built) == [
+        "subsample", "subsample(margin)", "subsample(margin,size=500)", "prefilter(entropy,subsample(margin))",
+        "prefilter(Mine)", "subsample(Margin)", "subsample(size=9)",
+    ]  # fmt: skip
 
 
 def test_a_list_takes_names_mappings_and_the_users_own(own_module: str) -> None:

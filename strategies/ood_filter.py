@@ -1,0 +1,52 @@
+"""A filter against out-of-distribution candidates by nearest neighbours among what was bought.
+
+The distance is that of Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022, arXiv 2204.06507.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from alenv import geometry
+from alenv.round import Round
+from alenv.strategy import Strategy, Wrapper, select_preferring
+
+
+class OODFilter(Wrapper):
+    """Pass over candidates that lie nearer to purchases that were unusable than to labelled ones; another strategy buys.
+
+    Nearer: on unit-norm embeddings, the mean distance to the k nearest discarded purchases is below that to the k nearest
+    labelled examples. The paper thresholds the distance to the known data alone, which would keep a learner from anything new;
+    here a region is left out only once something bought there could not be used, and until then nothing is. What is passed over
+    comes last. O(U (L + X) D) for X discarded purchases, memory one block of distances, beside the cost of `inner`.
+
+    Args:
+        inner: the strategy that buys.
+        neighbors: k; at most what either side has.
+    """
+
+    def __init__(self, inner: Strategy, neighbors: int = 5) -> None:
+        if neighbors < 1:
+            raise ValueError(f"ood_filter: expected neighbors >= 1, got {neighbors}")
+        super().__init__(inner=inner)
+        self.inner, self.neighbors = inner, neighbors
+        self.needs |= {"embeddings", "labeled_embeddings", "discarded_embeddings"}
+
+    def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
+        """Return the inner strategy's picks among the candidates that look usable, then among the rest."""
+        return select_preferring(self.inner, round, self.usable(round), budget)
+
+    def usable(self, round: Round) -> Bool[Tensor, " U"]:
+        """Return which candidates are not nearer to discarded purchases than to labelled examples."""
+        known, unusable = normalize(round.labeled_embeddings, dim=1), normalize(round.discarded_embeddings, dim=1)
+        k = min(self.neighbors, len(known), len(unusable))
+        if k == 0:
+            return torch.ones(len(round), dtype=torch.bool, device=round.device)
+        rows = max(1, geometry.CHUNK_ELEMENTS // max(len(known), len(unusable)))
+        blocks = (normalize(block, dim=1) for block in round.embeddings.split(rows))
+        return torch.cat([_mean_distance(block, known, k) <= _mean_distance(block, unusable, k) for block in blocks])
+
+
+def _mean_distance(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"], nearest: int) -> Float[Tensor, " n"]:
+    return geometry.squared_distances(a, b).topk(nearest, largest=False, sorted=False).values.sqrt().mean(1)
