@@ -42,12 +42,18 @@ class Head:
         loss: scalar loss of one batch.
         joint: whether its gradient may reach the task model's body. Heads of mere candidates never do, so that adding a
             candidate does not change the task model.
+        joint_until: share of the epochs after which a joint head is trained on detached features, in [0, 1].
     """
 
     name: str
     build: Callable[[list[torch.Size], int, int], nn.Module]
     loss: Callable[[HeadBatch], Tensor]
     joint: bool = False
+    joint_until: float = 1.0
+
+    def reaches_body(self, epoch: int, epochs: int) -> bool:
+        """Whether its gradient reaches the body in this epoch (0-based)."""
+        return self.joint and epoch < self.joint_until * epochs
 
 
 class StageHead(nn.Module):
@@ -75,10 +81,11 @@ class StageHead(nn.Module):
 def ranking_loss(predicted: Float[Tensor, " B"], losses: Float[Tensor, " B"], margin: float = 1.0) -> Float[Tensor, ""]:
     """Return Yoo & Kweon's loss: mean over pairs (i, B + 1 - i) of max(0, margin - sign(l_i - l_j) (p_i - p_j)).
 
-    The true losses are detached; sign(0) is -1, as in the paper's code. An odd middle sample pairs with nobody.
+    The true losses are detached; sign(0) is -1, as in the paper's code. An odd middle sample pairs with nobody, and
+    a batch of one has no loss.
     """
     half = len(losses) // 2
     fixed = losses.detach()
     above = fixed[:half] > fixed.flip(0)[:half]
     difference = predicted[:half] - predicted.flip(0)[:half]
-    return (margin - torch.where(above, 1.0, -1.0) * difference).clamp(min=0).mean()
+    return (margin - torch.where(above, 1.0, -1.0) * difference).clamp(min=0).sum() / max(1, half)

@@ -240,7 +240,7 @@ class Trainer:
             logits = model.head(model.dropped(h, noise)).float()
             loss = (F.cross_entropy(logits, targets, reduction="none") * weights).mean()
             for head in job.heads:
-                seen = stages if head.joint else [s.detach() for s in stages]
+                seen = stages if head.reaches_body(*progress) else [s.detach() for s in stages]
                 module = model.aux[head.name]
                 loss = loss + head.loss(HeadBatch(module, module(seen).float(), logits.detach(), targets, rows, *progress))
         return loss
