@@ -17,7 +17,9 @@ NEEDS = frozenset({
     "inputs", "labeled_inputs", "pool", "last",
 })  # fmt: skip
 NEED_PREFIXES = ("aux:", "features:")
-FAMILIES = ("baseline", "uncertainty", "bayesian", "diversity", "hybrid", "imbalance", "open-set", "wrapper")
+FAMILIES = (  # bayesian: reads stochastic draws
+    "baseline", "uncertainty", "bayesian", "diversity", "hybrid", "imbalance", "open-set", "wrapper",
+)  # fmt: skip
 
 
 def _checked(select: Callable[..., Tensor]) -> Callable[..., Tensor]:

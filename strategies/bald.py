@@ -11,6 +11,7 @@ from alenv.strategy import ScoreStrategy
 class BALD(ScoreStrategy):
     """Score H(mean_t p_t) - mean_t H(p_t): the mutual information of label and model. O(T U C), T U C of one block in memory."""
 
+    family = "bayesian"
     needs = frozenset({"mc_probs"})
     pointwise = True
 

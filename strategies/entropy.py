@@ -11,6 +11,7 @@ from alenv.strategy import ScoreStrategy
 class Entropy(ScoreStrategy):
     """Score H(p(x)): buy where the predictive distribution is flattest. O(U C)."""
 
+    family = "uncertainty"
     needs = frozenset({"probs"})
     pointwise = True
 

@@ -17,6 +17,7 @@ class KMeans(Strategy):
         iterations: Lloyd steps at most.
     """
 
+    family = "diversity"
     needs = frozenset({"embeddings"})
 
     def __init__(self, iterations: int = 25) -> None:

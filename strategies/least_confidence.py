@@ -10,6 +10,7 @@ from alenv.strategy import ScoreStrategy
 class LeastConfidence(ScoreStrategy):
     """Score 1 - max_c p_c(x): buy where the likeliest class is least likely. O(U C)."""
 
+    family = "uncertainty"
     needs = frozenset({"probs"})
     pointwise = True
 

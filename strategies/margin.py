@@ -14,6 +14,7 @@ from alenv.strategy import ScoreStrategy
 class Margin(ScoreStrategy):
     """Score -(p_(1) - p_(2)): buy where the two likeliest classes are closest. O(U C)."""
 
+    family = "uncertainty"
     needs = frozenset({"probs"})
     pointwise = True
 

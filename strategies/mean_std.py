@@ -12,6 +12,7 @@ from alenv.strategy import ScoreStrategy
 class MeanSTD(ScoreStrategy):
     """Score (1/C) sum_c std_t p_{t,c}(x) over T stochastic passes (population form). O(T U C)."""
 
+    family = "bayesian"
     needs = frozenset({"mc_probs"})
     pointwise = True
 

@@ -27,6 +27,8 @@ class TypiClust(Strategy):
         iterations: Lloyd steps at most.
     """
 
+    family = "diversity"
+
     def __init__(
         self, features: str = "embeddings", max_clusters: int = 500, neighbors: int = 20, min_size: int = 5, iterations: int = 25
     ) -> None:

@@ -11,6 +11,7 @@ from alenv.strategy import Strategy
 class Uniform(Strategy):
     """Buy candidates uniformly at random, without replacement. O(U)."""
 
+    family = "baseline"
     needs = frozenset()
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:

@@ -18,6 +18,7 @@ class VariationRatio(ScoreStrategy):
             deterministic pass: it ranks exactly like least confidence.
     """
 
+    family = "bayesian"
     pointwise = True
 
     def __init__(self, mode: Literal["vote", "single"] = "vote") -> None:
