@@ -1,13 +1,22 @@
 """Plain arrays of somebody else's model, checked before a round is made of them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 PER_CANDIDATE = {"probs": 0, "logits": 0, "embeddings": 0, "mc_probs": 1, "inputs": 0}  # name -> axis of the candidates
 AXES = {"probs": 2, "logits": 2, "embeddings": 2, "mc_probs": 3, "labeled_embeddings": 2, "discarded_embeddings": 2}
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Features of a pool: `rows[indices]` are the (k, F), or (k, V, F) for V views, of k pool indices. A tensor is one."""
+
+    def __getitem__(self, indices: Any, /) -> Any:
+        """Return the features at pool `indices`."""
+        ...
 
 
 def floats(name: str, value: Any) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from alenv.arrays import Rows
 from alenv.ballot import Ballot
 from alenv.clock import Clock
 from alenv.mixing import Batch, Mixing, mix, sample_mix
@@ -21,7 +22,7 @@ from alenv.round import Purchase, Round
 from alenv.strategy import Strategy
 from alenv.streams import Streams
 from alenv.task import Task
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Job, Outputs, Trainer
 
 ActionKind = Literal["pick", "mix", "sample_mix"]
 LOGIT_SCALE = 10.0  # weights = softmax(10 a): an action in [-1, 1] spans ratios up to e^20
@@ -108,7 +109,7 @@ class Campaign:
         streams: all randomness.
         reward: see `alenv.rewards`.
         initial: indices of the initial set (default: uniformly random).
-        features: named feature arrays (N, F) for strategies that need a provider.
+        features: by name, for strategies that need a provider: what gives rows by pool index, such as an (N, F) tensor.
         joint: let the heads of strategies train the body as well.
 
     Attributes:
@@ -120,7 +121,7 @@ class Campaign:
     def __init__(
         self, task: Task, strategies: Mapping[str, Strategy], plan: Plan, trainer: Trainer, net: Callable[[], TaskModel],
         streams: Streams, reward: Reward, initial: Int[Tensor, " I"] | None = None,
-        features: Mapping[str, Float[Tensor, "N F"]] | None = None, joint: bool = False,
+        features: Mapping[str, Rows] | None = None, joint: bool = False,
     ) -> None:  # fmt: skip
         plan.check(len(task))
         self.task, self.strategies, self.plan, self.trainer = task, dict(strategies), plan, trainer
@@ -132,7 +133,9 @@ class Campaign:
         self.round: Round
         self.ballot: Ballot
         self.model: TaskModel
-        self._net, self._reward, self._features, self._joint = net, reward, dict(features or {}), joint
+        self._net, self._reward, self._joint = net, reward, joint
+        self._features = {name: _Timed(rows, self.clock) for name, rows in (features or {}).items()}
+        self._last: Outputs | None = None
         self._initial = initial
         self._query: Query | None = None
         self._propensity: list[float] = []
@@ -245,7 +248,8 @@ class Campaign:
         )  # fmt: skip
         self.records.append(record)
         self._query = None
-        self._open(model, Purchase(query.indices, labels))
+        self._last = self._seen_before(query)
+        self._open(model, Purchase(query.indices, labels, self._last))
         if query.round:
             assert old_round is not None
             reward = self._reward(self._trace(model, old_round))
@@ -256,7 +260,7 @@ class Campaign:
         """Return everything needed to continue after the last finished round, the model apart."""
         return {
             "pool": self.pool.state_dict(), "records": [r.to_json() for r in self.records], "cost": self.cost,
-            "propensity": list(self._propensity),
+            "propensity": list(self._propensity), "last": None if self._last is None else self._last._asdict(),
             "strategies": {name: strategy.state_dict() for name, strategy in self.strategies.items()},
         }  # fmt: skip
 
@@ -270,7 +274,8 @@ class Campaign:
         self.pool.load_state_dict(state["pool"])
         position = {id_: i for i, id_ in enumerate(self.task.ids)}
         indices = torch.tensor([position[id_] for id_ in self.records[-1].queried], device=self.trainer.device)
-        self._open(model, Purchase(indices, self.pool.labels[indices]))
+        self._last = None if state.get("last") is None else Outputs(**state["last"])
+        self._open(model, Purchase(indices, self.pool.labels[indices], self._last))
 
     def _open(self, model: TaskModel, last: Purchase) -> None:
         self.model = model
@@ -279,6 +284,11 @@ class Campaign:
             last=last, features=self._features,
         )  # fmt: skip
         self.ballot = Ballot(self.round, self.strategies, self._next_batch(), self.clock)
+
+    def _seen_before(self, query: Query) -> Outputs | None:
+        """Return what the model before says of what was bought with it, if a strategy learns from its last purchase."""
+        wanted = any("last" in strategy.needs for strategy in self.strategies.values())
+        return self._timed_outputs(self.model, self.task.inputs[query.indices]) if query.round and wanted else None
 
     @property
     def _answered(self) -> bool:
@@ -323,6 +333,17 @@ class Campaign:
             predictions=lambda: self.round.logits.argmax(1), previous_predictions=lambda: old_round.logits.argmax(1),
             correct=correct, propensity=propensity, num_classes=self.task.num_classes,
         )  # fmt: skip
+
+
+class _Timed:
+    """Features whose computation counts as running the model, not as selecting."""
+
+    def __init__(self, rows: Rows, clock: Clock) -> None:
+        self._rows, self._clock = rows, clock
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        with self._clock("outputs"):
+            return self._rows[indices]
 
 
 def action_weights(kind: ActionKind, action: Any, strategies: int, pool_size: int) -> Tensor:

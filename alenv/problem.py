@@ -10,6 +10,7 @@ import torch
 
 from alenv import library
 from alenv.campaign import Campaign, Plan
+from alenv.encoder import Encoder, Providers, Unlabeled, default_folder
 from alenv.model import TaskModel
 from alenv.oracle import Oracle, SimulatedOracle
 from alenv.rewards import Gain, Reward, fallback
@@ -39,6 +40,7 @@ class Problem:
         validation: size (>= 1) or share (< 1) of the validation split; None for 10 %, at most 200; 0 for none.
         initial_ids: ids of the initial set; None for a uniformly random one.
         joint: let strategies' heads train the body.
+        providers: features for strategies that need some, by name.
     """
 
     source: Source
@@ -53,6 +55,7 @@ class Problem:
     validation: float | int | None = None
     initial_ids: Sequence[str] | None = None
     joint: bool = False
+    providers: Providers = field(default_factory=lambda: Providers({}))
 
     def __post_init__(self) -> None:
         self.plan.check(self.pool_size)
@@ -80,13 +83,15 @@ class Problem:
         """
         task = self.task(seed)
         streams = Streams(seed)
+        unlabeled = self._unlabeled(task, streams.on(self.trainer.device))
         self._check(task, streams)
+        self.providers.check(unlabeled)
         begin = getattr(self.oracle, "begin", None)  # anything with label() will do
         if begin is not None:
             begin(task, streams, directory)
         return Campaign(
             task, self.strategies, self.plan, self.trainer, functools.partial(self.make_net, task), streams,
-            self.reward_for(task)[0], initial=self._initial(task), joint=self.joint,
+            self.reward_for(task)[0], initial=self._initial(task), joint=self.joint, features=self.providers.of(unlabeled),
         )  # fmt: skip
 
     def reward_for(self, task: Task) -> tuple[Reward, str]:
@@ -99,17 +104,25 @@ class Problem:
         with streams.scoped("init"):  # making weights draws from the global generators
             model = self.make_net(task)
         offered = {f"aux:{head.name}" for strategy in self.strategies.values() for head in strategy.heads()}
+        offered |= {f"features:{name}" for name in self.providers.encoders}
+        needing: dict[tuple[str, ...], list[str]] = {}  # what is not there -> who needs it
         for name, strategy in self.strategies.items():
             check_needs(strategy)
-            if "mc_probs" in strategy.needs and not model.noisy:
-                raise ValueError(
-                    f"strategy '{name}' needs stochastic outputs, but the net has no dropout; set net.dropout above 0, or drop it"
-                )
-            lacking = [need for need in strategy.needs if need.startswith(("aux:", "features:")) and need not in offered]
+            lacking = {need for need in strategy.needs if need.startswith(("aux:", "features:"))} - offered
+            lacking |= {"mc_probs"} & strategy.needs if not model.noisy else set()
             if lacking:
-                raise ValueError(
-                    f"strategy '{name}' needs {', '.join(lacking)}, which this task does not offer; drop it from strategies="
-                )
+                needing.setdefault(tuple(sorted(lacking)), []).append(name)
+        if needing:
+            raise ValueError(_refusal(needing))
+
+    def _unlabeled(self, task: Task, streams: Streams) -> Unlabeled:
+        position = {id_: i for i, id_ in enumerate(self.source.train.ids)}
+        device = self.trainer.device
+        return Unlabeled(
+            inputs=task.inputs, positions=torch.tensor([position[id_] for id_ in task.ids], device=device), total=len(position),
+            mean=task.mean, std=task.std, augmentation=task.augmentation,
+            net=lambda: self.make_net(task, task.num_classes), trainer=self.trainer, streams=streams,
+        )  # fmt: skip
 
     def _initial(self, task: Task) -> torch.Tensor | None:
         if self.initial_ids is None:
@@ -125,9 +138,13 @@ def assemble(
     *, dataset: Any = "digits", setting: Any = "standard", net: Any = "linear", trainer: Any = "default",
     strategies: Any = "autoal7", plan: Plan | None = None, reward: Any = "gain", oracle: Any = "simulated",
     device: str | None = None, validation: float | int | None = None, initial: Any = "random", joint: bool = False,
-    required: Sequence[str] = (),
+    required: Sequence[str] = (), features: Mapping[str, Any] | None = None, cache: str | None = "auto",
 ) -> Problem:  # fmt: skip
-    """Build a problem from names (or mappings, or the things themselves), see `alenv.library.build`."""
+    """Build a problem from names (or mappings, or the things themselves), see `alenv.library.build`.
+
+    `features` maps the names that strategies ask for to encoders; `cache` is the folder where those that took training are
+    kept: "auto" is `alenv.encoder.default_folder`, None keeps none.
+    """
     plan = plan or Plan()
     if isinstance(initial, str) and initial != "random":
         raise ValueError(f"expected initial=random or a list of ids, got '{initial}'")
@@ -148,4 +165,34 @@ def assemble(
         validation=validation,
         initial_ids=ids,
         joint=joint,
+        providers=Providers(_encoders(features), default_folder() if cache == "auto" else Path(cache) if cache else None),
     )
+
+
+def _encoders(features: Mapping[str, Any] | None) -> dict[str, Encoder]:
+    if not isinstance(features or {}, Mapping):
+        raise ValueError(f"expected features to map names to encoders (features={{semantic: simclr}}), got {features!r}")
+    return {name: library.build("encoder", encoder) for name, encoder in (features or {}).items()}
+
+
+def _refusal(needing: Mapping[tuple[str, ...], Sequence[str]]) -> str:
+    """Return who needs what the task does not offer, and what to do about it, a line each."""
+    lines = []
+    for lacking, names in needing.items():
+        who = f"strategy '{names[0]}' needs" if len(names) == 1 else f"strategies {', '.join(map(repr, names))} need"
+        others = [need for need in lacking if need != "mc_probs"]
+        reasons = [f"{', '.join(others)}, which this task does not offer"] * bool(others)
+        reasons += ["stochastic outputs, but the net has no dropout"] * ("mc_probs" in lacking)
+        drop = f"drop {'it' if len(names) == 1 else 'them'} from strategies="
+        lines.append(f"{who} {' and '.join(reasons)}; {', or '.join([*_remedies(lacking), drop])}")
+    dropped = [name for names in needing.values() for name in names]
+    if len(dropped) > 1:
+        lines.append(f"to drop them from a set: strategies={{set: <its name>, without: [{', '.join(dropped)}]}}")
+    return "\n".join(lines)
+
+
+def _remedies(lacking: Sequence[str]) -> list[str]:
+    names = [need.partition(":")[2] for need in lacking if need.startswith("features:")]
+    mapping = ", ".join(f"{name}: {'csi' if name == 'distinctive' else 'simclr'}" for name in names)
+    found = [f"set features={{{mapping}}} (encoders: {', '.join(library.names('encoder'))})"] * bool(names)
+    return found + ["set net.dropout above 0"] * ("mc_probs" in lacking)

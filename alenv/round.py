@@ -1,15 +1,17 @@
 """Everything strategies may look at in one round, each thing computed lazily, once, and shared."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from alenv.arrays import PER_CANDIDATE, check_arrays, count_classes, floats
+from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
 from alenv.model import TaskModel, apply_heads
-from alenv.pool import Pool
+from alenv.pool import OUTSIDE, Pool
 from alenv.streams import Streams
 from alenv.trainer import Outputs
 
@@ -22,23 +24,64 @@ class MissingOutputError(ValueError):
     """A strategy asked a round for something that was not given and cannot be derived."""
 
 
-class Features:
-    """Features of a provider (an encoder, say), by who they belong to: `candidates` (U, F) and `labeled` (L, F)."""
+Part = Tensor | Callable[[], Tensor] | None
 
-    def __init__(self, name: str, candidates: Float[Tensor, "U F"], labeled: Float[Tensor, "L F"] | None) -> None:
-        self.name, self.candidates, self._labeled = name, candidates, labeled
+
+class Features:
+    """Features of a provider (an encoder, say), by who they belong to; each part is computed when it is first asked for.
+
+    Args:
+        name: of the provider.
+        candidates: (U, F), or (U, V, F) for V views of each; or what returns them.
+        labeled: the same for the labelled examples; None if unknown.
+        discarded: the same for what was bought and could not be used; None if unknown.
+        last: the same for the previous purchase; None if there is none.
+    """
+
+    def __init__(self, name: str, candidates: Part, labeled: Part = None, discarded: Part = None, last: Part = None) -> None:
+        self.name = name
+        parts: dict[str, Part] = {"candidates": candidates, "labelled": labeled, "discarded": discarded, "last": last}
+        self._parts = parts
+
+    @property
+    def candidates(self) -> Float[Tensor, "U F"]:
+        """Features of the candidates; those of several views one after the other."""
+        return self._part("candidates").flatten(1)
 
     @property
     def labeled(self) -> Float[Tensor, "L F"]:
         """Features of the labelled examples; raises `MissingOutputError` where they were not given."""
-        if self._labeled is None:
-            what = f"features '{self.name}' of the labelled examples"
-            raise MissingOutputError(_missing(what, f"features={{'{self.name}': (candidates, labelled)}}"))
-        return self._labeled
+        return self._part("labelled").flatten(1)
+
+    @property
+    def discarded(self) -> Float[Tensor, "X F"]:
+        """Features of what was bought and could not be used; raises `MissingOutputError` where they were not given."""
+        return self._part("discarded").flatten(1)
+
+    @property
+    def last(self) -> Float[Tensor, "B F"]:
+        """Features of the previous purchase, in its order."""
+        return self._part("last").flatten(1)
+
+    @property
+    def views(self) -> int:
+        """V, how many views of each example there are."""
+        whole = self._part("candidates")
+        return whole.shape[1] if whole.dim() == 3 else 1
 
     def rows(self, rows: slice | Tensor) -> "Features":
         """Return the same with some of the candidates."""
-        return Features(self.name, self.candidates[rows], self._labeled)
+        others = [functools.partial(self._part, name) for name in ("labelled", "discarded", "last")]
+        return Features(self.name, lambda: self._part("candidates")[rows], *others)
+
+    def _part(self, name: str) -> Tensor:
+        part = self._parts[name]
+        if part is None:
+            what = f"features '{self.name}' of the {name} examples"
+            raise MissingOutputError(_missing(what, f"features={{'{self.name}': (candidates, labelled, discarded)}}"))
+        if not isinstance(part, Tensor):
+            part = self._parts[name] = part()
+        return part
 
 
 class _Outputs(dict[str, Tensor]):
@@ -49,10 +92,22 @@ class _Outputs(dict[str, Tensor]):
 
 
 class Purchase(NamedTuple):
-    """What was bought in a round: pool indices, and revealed labels (negative: discarded)."""
+    """What was bought in a round.
+
+    Attributes:
+        indices: (B,) pool indices.
+        labels: (B,) what they turned out to be; negative: discarded, see `alenv.pool`.
+        outputs: what the model they were chosen with says of them, or None (the initial set is chosen without one).
+    """
 
     indices: Int[Tensor, " B"]
     labels: Int[Tensor, " B"]
+    outputs: Outputs | None = None
+
+    @property
+    def outside(self) -> Bool[Tensor, " B"]:
+        """Which of them turned out to be of none of the classes."""
+        return self.labels == OUTSIDE
 
 
 class Round:
@@ -85,7 +140,7 @@ class Round:
     def of_model(
         cls, model: TaskModel, pool_inputs: Num[Tensor, "N ..."], pool: Pool, outputs: Callable[[TaskModel, Tensor], Outputs],
         streams: Streams, *, index: int = 1, num_draws: int = 10, last: Purchase | None = None,
-        features: Mapping[str, Float[Tensor, "N F"]] | None = None,
+        features: Mapping[str, Rows] | None = None,
         candidates: Int[Tensor, " U"] | None = None, labeled: Int[Tensor, " L"] | None = None,
     ) -> "Round":  # fmt: skip
         """Return the round of a campaign: `model` is run over the candidates once, when something first asks.
@@ -99,7 +154,7 @@ class Round:
             index: number of the round.
             num_draws: T.
             last: previous purchase.
-            features: named feature arrays of the whole pool.
+            features: features of the whole pool by name: what gives rows by pool index, such as an (N, F) tensor.
             candidates: pool indices that play the candidates (default: all that can be bought).
             labeled: pool indices, all labelled, that play the labelled set (default: all of them).
         """
@@ -108,7 +163,11 @@ class Round:
         if bool((pool.labels[labeled] < 0).any()):
             raise ValueError("expected labelled indices, got some whose label was never bought")
         discarded = torch.nonzero(pool.discarded).flatten()
-        split = {name: Features(name, values[candidates], values[labeled]) for name, values in (features or {}).items()}
+        parts = (candidates, labeled, discarded, *([] if last is None else [last.indices]))
+        split = {
+            name: Features(name, *(functools.partial(rows.__getitem__, part) for part in parts))
+            for name, rows in (features or {}).items()
+        }
 
         def within(candidates: Tensor, labeled: Tensor, model: TaskModel) -> Round:
             return cls.of_model(
@@ -125,7 +184,9 @@ class Round:
             "logits": lambda round: round._get("outputs").logits,
             "aux": lambda round: _Outputs(round._get("outputs").aux),
             "labeled_embeddings": lambda round: outputs(model, round.labeled_inputs).embeddings,
-            "discarded_embeddings": lambda _: outputs(model, pool_inputs[discarded]).embeddings,
+            "discarded_inputs": lambda _: pool_inputs[discarded],
+            "discarded_embeddings": lambda round: outputs(model, round.discarded_inputs).embeddings,
+            "outside": lambda _: pool.labels[discarded] == OUTSIDE,
             "heads": lambda round: model.head_draws(num_draws, round.generator("noise")),
         }
         return cls(
@@ -154,11 +215,12 @@ class Round:
             embeddings: (U, D), the input of the last linear layer.
             labels: (L,) classes of the labelled examples.
             labeled_embeddings: (L, D).
-            discarded_embeddings: (X, D) of examples bought but unusable.
+            discarded_embeddings: (X, D) of examples bought and found to be of none of the classes.
             mc_probs: (T, U, C) of T stochastic passes.
             head: weight (C, D) and bias (C,) of the last linear layer.
             aux: outputs of extra heads over the candidates, by name.
-            features: by name, a pair (candidates (U, F), labelled (L, F)) or the candidates' alone.
+            features: by name, the candidates' (U, F), or a tuple of these, the labelled examples' (L, F) and, if need be,
+                the discarded ones' (X, F). For V views of each example, (U, V, F) and so on.
             num_classes: C, where it cannot be read off the above.
             seed: of every random choice.
         """
@@ -170,12 +232,17 @@ class Round:
         if head is not None:
             given["head"] = (floats("head weight", head[0]), floats("head bias", head[1]))
         given["aux"] = _Outputs({name: floats(f"aux {name}", value) for name, value in (aux or {}).items()})
-        pairs = {name: value if isinstance(value, tuple) else (value, None) for name, value in (features or {}).items()}
-        split = {name: Features(name, floats(name, a), None if b is None else floats(name, b)) for name, (a, b) in pairs.items()}
+        tuples = {name: value if isinstance(value, tuple) else (value,) for name, value in (features or {}).items()}
+        split = {
+            name: Features(name, *(None if part is None else floats(f"features {name}", part) for part in parts))
+            for name, parts in tuples.items()
+        }
         known = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         size, device = check_arrays(given, {name: f.candidates for name, f in split.items()}, known)
         if "probs" in given:
             given["given_probs"] = given["probs"]  # what logits may be derived from: `probs` itself may come from them
+        if "discarded_embeddings" in given:
+            given["outside"] = torch.ones(len(given["discarded_embeddings"]), dtype=torch.bool, device=device)
         classes = count_classes(given, known, num_classes)
         return cls(
             candidates=torch.arange(size, device=device), labels=None if known is None else known.to(device),
@@ -227,6 +294,16 @@ class Round:
         return self._get("discarded_embeddings")
 
     @property
+    def discarded_inputs(self) -> Num[Tensor, "X ..."]:
+        """Stored inputs of what was bought and could not be used."""
+        return self._get("discarded_inputs")
+
+    @property
+    def outside(self) -> Bool[Tensor, " X"]:
+        """Which of the discarded are known to be of none of the classes; of the others the oracle said nothing."""
+        return self._get("outside")
+
+    @property
     def mc_probs(self) -> Float[Tensor, "T U C"]:
         """Class probabilities under T draws of the model's noise; for large pools read them by `blocks`."""
         return self._get("mc_probs")
@@ -275,6 +352,10 @@ class Round:
     def generator(self, name: str) -> torch.Generator:
         """Return a fresh generator for `name` in this round; the same name gives the same draws."""
         return self._streams(f"round/{name}", self.index)
+
+    def scoped(self, name: str) -> AbstractContextManager[None]:
+        """Seed the global generators inside the block, for library code that knows no others (the weights of a new net)."""
+        return self._streams.scoped(f"round/{name}", self.index)
 
     def within(self, candidates: Int[Tensor, " u"], labeled: Int[Tensor, " l"], model: TaskModel) -> "Round":
         """Return a rehearsal: labelled pool indices `candidates` play the candidates, `labeled` the labelled set of `model`."""

@@ -16,7 +16,7 @@ import yaml
 
 from alenv.durable import write_atomically
 
-PASSING = ("fresh",)  # options that do not change results
+PASSING = ("fresh", "cache")  # options that do not change results
 OURS = (
     "config.yaml", "purchases.jsonl", "rounds.jsonl", "summary.json", "model.safetensors", "query.csv", "asked.json",
     "checkpoint",

@@ -127,7 +127,7 @@ class Runner:
             strategies=selector.candidates if selector.candidates is not None else config.get("strategies", "autoal7"),
             reward=config.get("reward") or selector.reward or "gain", device=config.get("device", "auto"),
             validation=config.get("validation"), initial=config.get("initial", "random"), required=selector.requires,
-            joint=config.get("joint", False),
+            joint=config.get("joint", False), features=config.get("features"), cache=config.get("cache", "auto"),
         )  # fmt: skip
         seed, fresh = config.get("seed", 0), config.get("fresh", False)
         return cls(problem, selector, seed, directory, config, callbacks, fresh, stop.get("seconds"))

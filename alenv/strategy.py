@@ -14,7 +14,7 @@ from alenv.round import Round
 
 NEEDS = frozenset({
     "probs", "logits", "embeddings", "labeled_embeddings", "discarded_embeddings", "mc_probs", "labels", "head", "model",
-    "inputs", "labeled_inputs", "pool", "last",
+    "inputs", "labeled_inputs", "discarded_inputs", "pool", "last",
 })  # fmt: skip
 NEED_PREFIXES = ("aux:", "features:")
 FAMILIES = (  # bayesian: reads stochastic draws

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BATTERIES = ("datasets", "nets", "settings")
+BATTERIES = ("datasets", "nets", "settings", "encoders")
 PLUGINS = ("strategies", "selectors")
 ALLOWED = {
     "strategies": {"round", "strategy", "model", "trainer", "streams", "ops", "geometry", "gradients", "heads"},
-    "selectors": {"selector", "ballot", "round", "trainer", "streams", "ops", "heads", "model", "mixing", "campaign"},
-}
+    "selectors": {
+        "selector", "ballot", "bandits", "mixing", "rewards", "round", "trainer", "streams", "ops", "geometry", "heads", "model",
+        "campaign",
+    },
+}  # fmt: skip
 SPEAKERS = ("alenv.doctor", "alenv.catalog")  # commands whose output is their purpose
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 GLOBAL_SEEDS = {
