@@ -14,12 +14,12 @@ from alenv.strategy import Strategy, Wrapper, select_preferring
 
 
 class OODFilter(Wrapper):
-    """Pass over candidates that lie nearer to purchases that were unusable than to labelled ones; another strategy buys.
+    """Pass over candidates that lie nearer to purchases of no known class than to labelled ones; another strategy buys.
 
-    Nearer: on unit-norm embeddings, the mean distance to the k nearest discarded purchases is below that to the k nearest
-    labelled examples. The paper thresholds the distance to the known data alone, which would keep a learner from anything new;
-    here a region is left out only once something bought there could not be used, and until then nothing is. What is passed over
-    comes last. O(U (L + X) D) for X discarded purchases, memory one block of distances, beside the cost of `inner`.
+    Nearer: on unit-norm embeddings, the mean distance to the k nearest purchases found outside the classes is below that to the
+    k nearest labelled examples. The paper thresholds the distance to the known data alone, which would keep a learner from
+    anything new; here a region is left out only once something bought there was of no class, and until then nothing is. What is
+    passed over comes last. O(U (L + X) D), memory one block of distances, beside the cost of `inner`.
 
     Args:
         inner: the strategy that buys.
@@ -34,18 +34,19 @@ class OODFilter(Wrapper):
         self.needs |= {"embeddings", "labeled_embeddings", "discarded_embeddings"}
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
-        """Return the inner strategy's picks among the candidates that look usable, then among the rest."""
+        """Return the inner strategy's picks among the candidates that look like known classes, then among the rest."""
         return select_preferring(self.inner, round, self.usable(round), budget)
 
     def usable(self, round: Round) -> Bool[Tensor, " U"]:
-        """Return which candidates are not nearer to discarded purchases than to labelled examples."""
-        known, unusable = normalize(round.labeled_embeddings, dim=1), normalize(round.discarded_embeddings, dim=1)
-        k = min(self.neighbors, len(known), len(unusable))
+        """Return which candidates are not nearer to purchases outside the classes than to labelled examples."""
+        known, outside = round.labeled_embeddings, round.discarded_embeddings[round.outside]
+        known, outside = normalize(known, dim=1), normalize(outside, dim=1)
+        k = min(self.neighbors, len(known), len(outside))
         if k == 0:
             return torch.ones(len(round), dtype=torch.bool, device=round.device)
-        rows = max(1, geometry.CHUNK_ELEMENTS // max(len(known), len(unusable)))
+        rows = max(1, geometry.CHUNK_ELEMENTS // max(len(known), len(outside)))
         blocks = (normalize(block, dim=1) for block in round.embeddings.split(rows))
-        return torch.cat([_mean_distance(block, known, k) <= _mean_distance(block, unusable, k) for block in blocks])
+        return torch.cat([_mean_distance(block, known, k) <= _mean_distance(block, outside, k) for block in blocks])
 
 
 def _mean_distance(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"], nearest: int) -> Float[Tensor, " n"]:

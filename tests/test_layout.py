@@ -328,7 +328,7 @@ def test_the_wheel_works_with_a_checkout_as_working_directory(installed: Environ
 @pytest.mark.slow
 def test_the_commands_exist_and_run(installed: Environment, tmp_path: Path) -> None:
     assert "all is well" in run([installed.scripts / "alenv-doctor"], tmp_path).out
-    assert "strategy: bald, " in run([installed.scripts / "alenv-list"], tmp_path).out
+    assert "strategy: abstention_gate, " in run([installed.scripts / "alenv-list"], tmp_path).out
     assert "did you mean 'selector'" in run([installed.scripts / "alenv-train", "selectr=fixed"], tmp_path, code=1).err
 
 

@@ -8,6 +8,7 @@ import torch
 from alenv import library, toy
 from alenv import round as round_module
 from alenv.heads import Head
+from alenv.pool import ABSTAINED, OUTSIDE
 from alenv.round import MissingOutputError, Round
 from alenv.strategies.abstention_gate import AbstentionGate
 from alenv.strategies.class_balance import ClassBalance, quotas
@@ -267,7 +268,7 @@ def ring(*degrees):
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
-def test_the_filter_passes_over_what_is_nearer_to_discarded_purchases():
+def test_the_filter_passes_over_what_is_nearer_to_purchases_of_no_class():
     round = Round.from_arrays(
         embeddings=3 * ring(0.0, 20.0, 44.0, 46.0, 100.0), labels=[0, 1], labeled_embeddings=ring(0.0, 0.0),
         discarded_embeddings=5 * ring(90.0, 90.0, 180.0), num_classes=2,
@@ -276,6 +277,23 @@ def test_the_filter_passes_over_what_is_nearer_to_discarded_purchases():
     assert made.usable(round).tolist() == [True, True, True, False, False], "directions count, lengths do not"
     assert made.select(round, 4).tolist() == [2, 1, 0, 4]
     assert OODFilter(Last(), neighbors=9).usable(round).tolist() == [True, True, True, False, False], "k is at most L and X"
+
+
+def test_the_filter_does_not_hold_abstentions_against_a_region():
+    world = toy.World(OODFilter(Margin()), torch.device("cpu"))
+    usable = {}
+    for what in (ABSTAINED, OUTSIDE):
+        world.pool.labels[world.pool.discarded] = what
+        usable[what] = OODFilter(Margin(), neighbors=1).usable(world.round())
+    assert bool(usable[ABSTAINED].all())
+    assert not bool(usable[OUTSIDE].all())
+
+
+def test_the_filter_keeps_what_lies_in_the_middle():
+    round = Round.from_arrays(
+        embeddings=ring(0.0, 0.0), labels=[0], labeled_embeddings=ring(0.0), discarded_embeddings=ring(0.0), num_classes=2
+    )
+    assert OODFilter(Last()).usable(round).tolist() == [True, True]
 
 
 @pytest.mark.parametrize("missing", ["labeled_embeddings", "discarded_embeddings"])
@@ -311,6 +329,14 @@ def test_the_gate_holds_back_what_all_draws_call_a_coin_toss():
     assert AbstentionGate(Given(), gamma=0.06).select(round, 4).tolist() == [1, 2, 0, 3]
     assert AbstentionGate(Given(), gamma=0.04).select(round, 4).tolist() == [1, 2, 3, 0]
     assert AbstentionGate(Given(), gamma=0.5).select(round, 4).tolist() == [0, 1, 2, 3], "all gated: the inner order"
+
+
+def test_the_gate_compares_the_likeliest_classes_of_the_mean():
+    draws = torch.tensor([[[0.3, 0.3, 0.4]], [[0.5, 0.5, 0.0]]])  # first draw: class 2 leads; on average 0 and 1, always equal
+    other = torch.tensor([[[0.5, 0.5, 0.0]], [[0.9, 0.0, 0.1]]])
+    round = Round.from_arrays(mc_probs=torch.cat([draws, other], 1))
+    assert AbstentionGate(Last(), gamma=0.01).select(round, 2).tolist() == [1, 0]
+    assert AbstentionGate(Last(), gamma=0.01).select(round.subset(torch.tensor([1, 0])), 2).tolist() == [0, 1]
 
 
 def test_for_two_classes_the_gate_is_the_interval_rule_of_the_paper():
