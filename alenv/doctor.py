@@ -76,7 +76,7 @@ def _torch() -> list[Finding]:
         import torch
 
         from alenv.trainer import has_native_bfloat16, pick_device
-        from alenv.vision import torchvision_datasets
+        from alenv.vision import torchvision_module
     except (ImportError, OSError) as error:  # OSError: a shared library of torch is missing
         return [Finding(False, "device", f"torch does not import: {error}", "install what is missing above, then run this again")]
     device = pick_device("auto")
@@ -84,7 +84,7 @@ def _torch() -> list[Finding]:
     precision = "bfloat16 for convolutions" if has_native_bfloat16(device) else "float32"
     findings = [Finding(True, "device", f"{device} ({name}), {precision}")]
     try:
-        torchvision_datasets()
+        torchvision_module("datasets")
         findings.append(Finding(True, "torch + torchvision", "a matching pair"))
     except ImportError:
         findings.append(Finding(False, "torch + torchvision", "do not match", "pip install --force-reinstall torch torchvision"))

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 
-def torchvision_datasets() -> Any:
-    """Return `torchvision.datasets`.
+def torchvision_module(name: str) -> Any:
+    """Return `torchvision.<name>`.
 
     Raises:
         ImportError: torchvision is missing or was built for another torch; the message says what to install.
     """
     try:
-        return importlib.import_module("torchvision.datasets")
+        return importlib.import_module(f"torchvision.{name}")
     # a mismatched pair fails with "operator torchvision::nms does not exist"
     except (ImportError, RuntimeError, AttributeError) as error:
         raise ImportError(

@@ -192,7 +192,7 @@ def test_fashion_mnist_downloads_only_when_asked_and_absent(tmp_path, monkeypatc
             asked.append((root, download))
             write_fashion_mnist(Path(root) / "FashionMNIST" / "raw")
 
-    monkeypatch.setattr("alenv.vision.torchvision_datasets", lambda: Torchvision)
+    monkeypatch.setattr("alenv.vision.torchvision_module", lambda name: Torchvision)
     assert len(fashion_mnist(str(tmp_path), download=True).train) == 20
     assert len(fashion_mnist(str(tmp_path), download=True).train) == 20
     assert asked == [(str(tmp_path), True)]

@@ -84,7 +84,7 @@ def test_it_knows_the_dependencies_and_extras_of_the_project() -> None:
 
 def test_the_environments_are_listed_by_their_ids() -> None:
     found = {finding.about: finding.found for finding in doctor.examine()}
-    assert found["environments"] == "alenv/Mix-v0, alenv/Pick-v0, alenv/SampleMix-v0"
+    assert found["environments"] == "alenv/Mix-v0, alenv/Pick-v0, alenv/SampleDraw-v0, alenv/SampleMix-v0"
     assert found["library"] == f"{len(library.names('strategy'))} strategies, {len(library.names('selector'))} selectors"
 
 
@@ -126,10 +126,10 @@ def test_the_range_of_pythons_is_that_of_the_project() -> None:
 
 
 def test_torch_and_torchvision_that_do_not_match_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mismatched() -> None:
+    def mismatched(name: str) -> None:
         raise ImportError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("alenv.vision.torchvision_datasets", mismatched)
+    monkeypatch.setattr("alenv.vision.torchvision_module", mismatched)
     finding = next(finding for finding in doctor.examine() if finding.about == "torch + torchvision")
     assert finding.well is False
     assert finding.remedy == "pip install --force-reinstall torch torchvision"

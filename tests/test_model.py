@@ -8,6 +8,7 @@ from torch import nn
 from alenv.model import Laplace, NoNoiseError, TaskModel
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
+from alenv.nets.resnet import resnet
 from alenv.nets.small_cnn import small_cnn
 from alenv.streams import Streams
 
@@ -73,6 +74,19 @@ def test_a_body_without_stages_offers_its_features_as_the_only_stage():
 def test_a_small_cnn_shows_one_map_per_block():
     maps, _ = built(small_cnn, (1, 8, 8), 4, widths=(3, 5)).stages(normal(2, 1, 8, 8))
     assert [tuple(m.shape) for m in maps] == [(2, 3, 4, 4), (2, 5, 2, 2)]
+
+
+@pytest.mark.parametrize(("side", "first"), [(32, 32), (64, 16)])
+def test_a_resnet_keeps_the_resolution_of_small_images_only(side, first):
+    net = built(resnet, (1, side, side), 4)
+    maps, h = net.stages(normal(2, 1, side, side))
+    assert [tuple(m.shape[1:]) for m in maps] == [(w, first >> i, first >> i) for i, w in enumerate((64, 128, 256, 512))]
+    assert h.shape == (2, 512)
+    assert torch.equal(h, net.features(normal(2, 1, side, side)))
+
+
+def test_a_resnet_of_eighteen_layers_has_the_published_size():
+    assert sum(p.numel() for p in built(resnet, (3, 32, 32), 10).parameters()) == 11_173_962  # the CIFAR form's
 
 
 # dropout
@@ -266,6 +280,10 @@ def test_nets_refuse_shapes_they_cannot_take():
         mlp((3,), 4, depth=0)
     with pytest.raises(ValueError, match=r"expected images .* got inputs of shape \(3,\); use net=mlp"):
         small_cnn((3,), 4)
+    with pytest.raises(ValueError, match=r"net=resnet18 expected images .* got inputs of shape \(3,\); use net=mlp"):
+        resnet((3,), 4)
+    with pytest.raises(ValueError, match="expected depth 18, 34, 50, 101 or 152, got 20"):
+        resnet((3, 32, 32), 4, depth=20)
 
 
 @pytest.mark.parametrize("side", [2, 3, 8])

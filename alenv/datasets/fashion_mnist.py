@@ -23,9 +23,9 @@ def fashion_mnist(root: str = "data", download: bool = False) -> Source:
     """
     folder = _folder(Path(root).expanduser())
     if folder is None and download:
-        from alenv.vision import torchvision_datasets
+        from alenv.vision import torchvision_module
 
-        torchvision_datasets().FashionMNIST(root, download=True)
+        torchvision_module("datasets").FashionMNIST(root, download=True)
         folder = _folder(Path(root).expanduser())
     if folder is None:
         raise ValueError(
