@@ -1,0 +1,52 @@
+"""Gradients of the last layer, kept as the two factors whose outer product they are."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from alenv.geometry import Points
+from alenv.round import Round
+
+
+class Gradients(Points):
+    """Last-layer gradients a (x) [h, 1]: `a` by the logits, `h` the layer's input, 1 for its bias.
+
+    A product of two gradients is the product of the products of their factors, so nothing of n x (C D) is ever held.
+
+    Args:
+        a: gradients of the loss by the logits.
+        h: inputs of the layer.
+        bias: whether the layer's bias counts as a parameter.
+    """
+
+    def __init__(
+        self, a: Float[Tensor, "n C"], h: Float[Tensor, "n D"], bias: bool = True, norms: Float[Tensor, " n"] | None = None
+    ) -> None:
+        self.a, self.h, self.bias = a, h, bias
+        self.norms = a.square().sum(1) * (torch.linalg.vector_norm(h, dim=1).square_() + bias) if norms is None else norms
+
+    def at(self, rows: Int[Tensor, " k"] | slice) -> "Gradients":
+        """Return some of the gradients."""
+        return Gradients(self.a[rows], self.h[rows], self.bias, self.norms[rows])
+
+    def products(self, others: "Gradients") -> Float[Tensor, "n k"]:
+        """Return <g_i, g_j>."""
+        bias = self.h.new_tensor([float(self.bias)])
+        return torch.addmm(bias, self.h, others.h.T).mul_(self.a @ others.a.T)
+
+    def gaps(self, others: "Gradients") -> Float[Tensor, "n k"]:
+        """Return |g_i - g_j|^2 - |g_i|^2."""
+        return torch.add(others.norms, self.products(others), alpha=-2)
+
+    def dense(self) -> Float[Tensor, "n E"]:
+        """Return the gradients written out, E = C (D + 1) or C D: for few of them."""
+        h = torch.nn.functional.pad(self.h, (0, 1), value=1.0) if self.bias else self.h
+        return (self.a.unsqueeze(2) * h.unsqueeze(1)).flatten(1)
+
+
+def pseudo_gradients(round: Round, bias: bool = True) -> Gradients:
+    """Return the candidates' gradients of the cross-entropy with the predicted class as the label: a = p - onehot(argmax p)."""
+    likeliest = round.probs.argmax(1, keepdim=True)
+    residual = round.probs.clone()
+    residual.scatter_(1, likeliest, 0.0)
+    return Gradients(residual.scatter_(1, likeliest, -residual.sum(1, keepdim=True)), round.embeddings, bias)
