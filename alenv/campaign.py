@@ -1,5 +1,6 @@
 """The state of one active-learning run, without Gymnasium and without training."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 from alenv.arrays import Rows
 from alenv.ballot import Ballot
 from alenv.clock import Clock
-from alenv.mixing import Batch, Mixing, mix, sample_mix
+from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix
 from alenv.model import TaskModel
 from alenv.pool import HIDDEN, Pool
 from alenv.record import Record
@@ -24,7 +25,7 @@ from alenv.streams import Streams
 from alenv.task import Task
 from alenv.trainer import Job, Outputs, Trainer
 
-ActionKind = Literal["pick", "mix", "sample_mix"]
+ActionKind = Literal["pick", "mix", "sample_mix", "sample_draw"]
 LOGIT_SCALE = 10.0  # weights = softmax(10 a): an action in [-1, 1] spans ratios up to e^20
 
 
@@ -36,8 +37,8 @@ class Plan:
         initial: size of the initial set.
         batch: B; the last batch may be smaller.
         rounds: purchases after the initial set.
-        action: "pick" one strategy, "mix" them, or "sample_mix" them for every sample.
-        mixing: how weights become a batch (not for "sample_mix").
+        action: "pick" one strategy, "mix" them, "sample_mix" them for every sample, or "sample_draw" from masses on samples.
+        mixing: how weights become a batch ("pick" and "mix" only).
         votes: r of "sample_mix": each strategy marks r x B candidates.
         draws: T stochastic draws for strategies that ask for them.
         stop_accuracy: end the campaign once the primary metric on validation is this high.
@@ -61,6 +62,11 @@ class Plan:
                 raise ValueError(f"expected {option} to be a whole number >= {low}, got {value!r}")
         if self.votes < 1:
             raise ValueError(f"expected votes >= 1 (each strategy marks votes x batch candidates), got {self.votes}")
+
+    @property
+    def by_lot(self) -> bool:
+        """Whether purchases are drawn by lot, so that propensities mean something."""
+        return self.action == "sample_draw" or (self.mixing == "slots" and self.action != "sample_mix")
 
     def check(self, pool_size: int) -> None:
         """Raise ValueError if the campaign would buy more than the pool holds."""
@@ -172,20 +178,23 @@ class Campaign:
 
         Args:
             action: "pick": a strategy's number; "mix": (S,) in [-1, 1]; "sample_mix": (N, S) in [-1, 1]. Weights are
-                softmax(10 x action).
+                softmax(10 x action). "sample_draw": (N, S) in [-1, 1]; masses are exp(10 x action), and none at exactly -1.
         """
-        if self.done or not self.records:
-            raise ValueError(
-                "choose() was called on a campaign that is over or has not begun; call begin() first, or start another one"
-            )
-        self._require_trained("choose")
+        self._require_open("choose")
         with self.clock("select"):
-            batch = self._batch(action)
-        indices = self.round.candidates[batch.positions]
-        self._query = Query(
-            self.index, indices, self._ids(indices), batch.chosen_by, batch.propensity, batch.weights, batch.advice
-        )
+            self._query = self._question(self._batch(action, self.ballot))
         return self._query
+
+    def suppose(self, action: Any, budget: int | None = None) -> Query:
+        """Return the question `choose(action)` would ask, of at most `budget` samples; nothing is asked, noted or changed."""
+        self._require_open("suppose")
+        states = {name: copy.deepcopy(strategy.state_dict()) for name, strategy in self.strategies.items()}
+        budget = self._next_batch() if budget is None else min(budget, self._next_batch())
+        try:
+            return self._question(self._batch(action, Ballot(self.round, self.strategies, budget)))
+        finally:
+            for name, state in states.items():
+                self.strategies[name].load_state_dict(state)
 
     def adopt(self, query: Query) -> None:
         """Replace the open question by another one of the same round, already bought."""
@@ -221,8 +230,7 @@ class Campaign:
         )  # fmt: skip
 
     def rehearse(self, query: Query, labels: list[int | None]) -> Job:
-        """Return the training that `receive(labels)` would call for, and forget the question: nothing is bought."""
-        self._query = None
+        """Return the training that buying `query` would call for; nothing is bought."""
         real, self.pool = self.pool, self.pool.showing(torch.nonzero(self.pool.labeled).flatten())
         try:
             self.pool.reveal(query.indices, labels)
@@ -252,7 +260,7 @@ class Campaign:
         self._open(model, Purchase(query.indices, labels, self._last))
         if query.round:
             assert old_round is not None
-            reward = self._reward(self._trace(model, old_round))
+            reward = self._reward(self._trace(model, old_round, labels))
             self.records[-1] = record = replace(record, reward=reward)
         return record
 
@@ -299,6 +307,13 @@ class Campaign:
         if self._answered:
             raise ValueError(f"{who}() was called before the last answers were trained on; call advance() first")
 
+    def _require_open(self, who: str) -> None:
+        if self.done or not self.records:
+            raise ValueError(
+                f"{who}() was called on a campaign that is over or has not begun; call begin() first, or start another one"
+            )
+        self._require_trained(who)
+
     def _next_batch(self) -> int:
         return min(self.plan.batch, len(self.pool) - self.pool.bought)
 
@@ -309,15 +324,20 @@ class Campaign:
     def _ids(self, indices: Tensor) -> tuple[str, ...]:
         return tuple(self.task.ids[i] for i in indices.tolist())
 
-    def _batch(self, action: Any) -> Batch:
+    def _batch(self, action: Any, ballot: Ballot) -> Batch:
         generator = self.streams("mixing", self.index)
-        budget = self._next_batch()
         weights = action_weights(self.plan.action, action, len(self.strategies), len(self.pool)).to(self.trainer.device)
         if self.plan.action == "sample_mix":
-            return sample_mix(weights[self.round.candidates], self.ballot, budget, self.plan.votes, generator)
-        return mix(self.plan.mixing, weights, self.ballot, budget, generator)
+            return sample_mix(weights[self.round.candidates], ballot, ballot.budget, self.plan.votes, generator)
+        if self.plan.action == "sample_draw":
+            return sample_draw(weights[self.round.candidates], ballot, ballot.budget, generator)
+        return mix(self.plan.mixing, weights, ballot, ballot.budget, generator)
 
-    def _trace(self, model: TaskModel, old_round: Round) -> Trace:
+    def _question(self, batch: Batch) -> Query:
+        indices = self.round.candidates[batch.positions]
+        return Query(self.index, indices, self._ids(indices), batch.chosen_by, batch.propensity, batch.weights, batch.advice)
+
+    def _trace(self, model: TaskModel, old_round: Round, labels: Tensor) -> Trace:
         validation = [r.validation for r in self.records if r.validation is not None]
         later = torch.tensor(self.pool.order[self.records[0].bought :], dtype=torch.int64, device=self.trainer.device)
         usable = self.pool.labels[later] >= 0
@@ -331,7 +351,9 @@ class Campaign:
             validation=validation, bought=[r.bought for r in self.records], horizon=self.plan.batch * self.plan.rounds,
             pool_size=len(self.pool) - self.records[0].bought, done=self.done,
             predictions=lambda: self.round.logits.argmax(1), previous_predictions=lambda: old_round.logits.argmax(1),
-            correct=correct, propensity=propensity, num_classes=self.task.num_classes,
+            correct=correct, propensity=propensity, num_classes=self.task.num_classes, labels=labels[labels >= 0],
+            batch=len(labels), class_counts=torch.bincount(old_round.labels, minlength=self.task.num_classes),
+            test=[v for r in self.records if (v := r.metrics[self.task.primary]) is not None and self._reward.access == "test"],
         )  # fmt: skip
 
 
@@ -347,7 +369,7 @@ class _Timed:
 
 
 def action_weights(kind: ActionKind, action: Any, strategies: int, pool_size: int) -> Tensor:
-    """Return an action as weights: (S,), or (N, S) for "sample_mix"; rows sum to one.
+    """Return an action as weights: (S,), or (N, S) for "sample_mix", rows sum to one; (N, S) masses for "sample_draw".
 
     Raises:
         ValueError: the action has the wrong shape, is out of range or holds NaN.
@@ -363,11 +385,17 @@ def action_weights(kind: ActionKind, action: Any, strategies: int, pool_size: in
         raise ValueError(f"expected an action of shape {shape}, got {tuple(values.shape)}")
     if bool(values.isnan().any()) or bool((values.abs() > 1 + 1e-6).any()):
         raise ValueError("expected action values in [-1, 1], got NaN or larger ones; clip them, or rescale the policy's output")
-    return torch.softmax(LOGIT_SCALE * values.float(), dim=-1)
+    values = values.float()
+    if kind == "sample_draw":
+        return torch.where(values > -1, (LOGIT_SCALE * (values - values.max())).exp(), 0)
+    return torch.softmax(LOGIT_SCALE * values, dim=-1)
 
 
 def weights_action(weights: Float[Tensor, "*rows S"]) -> npt.NDArray[np.float32]:
-    """Return the action in [-1, 1] whose weights are `weights`; ratios beyond e^20 are cut."""
+    """Return the action in [-1, 1] whose weights are `weights`; ratios beyond e^20 are cut.
+
+    Flatten masses for "sample_draw" first: they share one scale, and what is cut has none.
+    """
     logits = weights.clamp(min=torch.finfo(weights.dtype).tiny).log() / LOGIT_SCALE
     action = (1 + logits - logits.amax(-1, keepdim=True)).clamp(min=-1)
     return action.float().cpu().numpy()  # Gymnasium wants arrays

@@ -209,7 +209,7 @@ def _play(
     context = Context(
         strategies=tuple(campaign.strategies), num_classes=toy.CLASSES, pool_size=len(campaign.pool), plan=campaign.plan,
         streams=campaign.streams, trainer=env.problem.trainer, net=lambda outputs: env.problem.make_net(campaign.task, outputs),
-        simulate=(lambda _: {"accuracy": 0.5}) if selector.oracle else None,
+        simulate=env.simulate if selector.oracle else None,
     )  # fmt: skip
     selector.begin(context)
     history: list[Any] = [_plain(selector.state_dict())]
@@ -240,7 +240,8 @@ def _play(
         )
         following, reward, done, _, _ = env.step(action)
         record = campaign.records[-1]
-        logged = selector.update(Transition(observation, action, env.query, record, reward, following, done))
+        labels = campaign.pool.labels[env.query.indices]
+        logged = selector.update(Transition(observation, action, env.query, record, reward, following, done, labels))
         finite = isinstance(logged, Mapping) and all(isinstance(v, int | float) and np.isfinite(v) for v in logged.values())
         _require(finite, f"{name}: update() returns finite numbers by name", repr(logged), "return {} if there is nothing to log")
         history += [np.asarray(action).tolist(), list(record.queried), dict(logged), _plain(selector.state_dict())]

@@ -16,7 +16,7 @@ from alenv.campaign import ActionKind, Campaign, Plan, Query
 from alenv.mixing import Mixing
 from alenv.model import TaskModel
 from alenv.observation import CAMPAIGN_FEATURES, STRATEGY_FEATURES, observe
-from alenv.oracle import charge
+from alenv.oracle import SimulatedOracle, charge
 from alenv.problem import Problem, assemble
 from alenv.record import Record
 from alenv.render import curve_image, table_text
@@ -34,7 +34,8 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     ## Action Space
     `Pick-v0`: `Discrete(S)`, one of the S candidate strategies. `Mix-v0`: `Box(-1, 1, (S,))`, weights are softmax(10 x action).
     `SampleMix-v0`: `Box(-1, 1, (N, S))`, such weights for every pool sample; bought are the samples with the highest
-    weighted sum of the strategies' votes (AutoAL's query rule).
+    weighted sum of the strategies' votes (AutoAL's query rule). `SampleDraw-v0`: `Box(-1, 1, (N, S))`, exp(10 x action) is the
+    mass each strategy puts on each sample, none at exactly -1; samples are drawn in proportion, without replacement.
 
     ## Observation Space
     A `Dict` of float32 boxes in [-1, 1] that mean the same on every data set: `campaign` (F,), `strategies` (S_max x G,),
@@ -57,10 +58,12 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
 
     ## Arguments
     dataset, setting, net, trainer, strategies, reward, oracle: names as on the command line (or mappings with `name` and
-    parameters). action: "pick", "mix" or "sample_mix". mixing: how weights become a batch, "quota", "slots" or "blend".
-    votes: r of "sample_mix". initial, batch, rounds: the budget. validation: size or share of the validation split.
+    parameters). action: "pick", "mix", "sample_mix" or "sample_draw". mixing: how weights become a batch, "quota", "slots" or
+    "blend". votes: r of "sample_mix". initial, batch, rounds: the budget. validation: size or share of the validation split.
     draws: T. stop_accuracy: see above. device: "cpu", "cuda", "auto". max_strategies: S_max. render_mode: see `render`.
     problem: a ready `Problem` instead of all that describes one (not JSON-able). directory: where oracles may keep files.
+    peek: allow a reward that reads test labels (upper lines in simulation). features: encoders by the name strategies ask for,
+    such as `semantic: simclr`.
 
     ## Version History
     v0: first.
@@ -74,12 +77,18 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         initial: int = 20, batch: int = 20, rounds: int = 15, validation: float | int | None = None, reward: Any = "gain",
         oracle: Any = "simulated", draws: int = 10, stop_accuracy: float | None = None, device: str = "cpu",
         max_strategies: int = 64, render_mode: str | None = None, problem: Problem | None = None, directory: str | None = None,
+        peek: bool = False, features: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         plan = Plan(initial, batch, rounds, action, mixing, votes, draws, stop_accuracy)
         self.problem = problem or assemble(
             dataset=dataset, setting=setting, net=net, trainer=trainer, strategies=strategies, plan=plan, reward=reward,
-            oracle=oracle, device=device, validation=validation,
+            oracle=oracle, device=device, validation=validation, features=features,
         )  # fmt: skip
+        if self.problem.reward.access == "test" and not peek:
+            raise ValueError(
+                f"reward {type(self.problem.reward).__name__} reads test labels: results would be worth nothing; choose another "
+                "reward, or an oracle selector (peek=True says that this is one)"
+            )
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"expected render_mode in {self.metadata['render_modes']}, got '{render_mode}'")
         count = len(self.problem.strategies)
@@ -121,6 +130,23 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
             self.render()
         assert record.reward is not None
         return self._observation(), float(record.reward), bool(self.campaign.done), False, self._info()
+
+    def simulate(self, action: Any, budget: int | None = None) -> dict[str, float]:
+        """Return the metrics on the test split after buying what `action` (the first `budget` samples of it) would buy.
+
+        For oracles and for learning from them, in simulation only: it reads hidden labels and the test split. Nothing is bought
+        and nothing changes.
+
+        Raises:
+            ValueError: labels come from a person, or there is no test split.
+        """
+        oracle, trainer, task = self.problem.oracle, self.problem.trainer, self.campaign.task
+        if not isinstance(oracle, SimulatedOracle):
+            raise ValueError("simulate() needs oracle=simulated; it would ask people hypothetical questions")
+        if len(task.test) == 0:
+            raise ValueError("simulate() needs a test split to measure on; choose a data set that has one")
+        query = self.campaign.suppose(action, budget)
+        return trainer.evaluate(trainer.fit(self.campaign.rehearse(query, oracle.label(query.indices))), task.test)
 
     def resume(self, seed: int, state: dict[str, Any], model_state: dict[str, Any]) -> tuple[Observation, Info]:
         """Continue a campaign from `Campaign.state_dict` and the weights of its last model."""

@@ -108,6 +108,11 @@ def blend(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: 
     return _batch(ballot, positions.tolist(), by, weights)
 
 
+def mark_count(votes: float, budget: int, candidates: int) -> int:
+    """Return m = ceil(votes x budget), at least the budget, at most the candidates."""
+    return min(candidates, max(budget, math.ceil(votes * budget - 1e-9)))  # 1.1 x 10 is 11, not 12
+
+
 def sample_mix(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes: float, generator: torch.Generator) -> Batch:
     """Buy the candidates with the highest weighted sum of votes for them, each with its own weights over strategies.
 
@@ -122,13 +127,41 @@ def sample_mix(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes
         generator: for ties.
     """
     budget = min(budget, len(ballot.round))
-    marks = ballot.votes(min(len(ballot.round), max(budget, math.ceil(votes * budget - 1e-9))))  # 1.1 x 10 is 11, not 12
+    marks = ballot.votes(mark_count(votes, budget, len(ballot.round)))
     parts = weights.T * marks  # (S, U)
     positions = best_first(parts.sum(0), generator, budget)
     bought = parts[:, positions]
     best = bought.max(0)
     by = [ballot.names[s] if value > 0 else NOBODY for value, s in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
     return _batch(ballot, positions.tolist(), by, weights[positions].mean(0))
+
+
+def sample_draw(mass: Float[Tensor, "U S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
+    """Draw candidates one after the other in proportion to the mass that all strategies put on them, without replacement.
+
+    Candidates without mass come last, uniformly. No strategy runs: the masses say everything. An exponential race gives the
+    law of drawing one by one (Efraimidis & Spirakis 2006).
+
+    Args:
+        mass: at least 0; any scale.
+        ballot: names the strategies.
+        budget: B.
+        generator: of the race.
+    """
+    budget, mass = min(budget, len(ballot.round)), mass.double()
+    total = mass.sum(1)
+    lots = torch.empty_like(total).exponential_(generator=generator)
+    positions = best_first(torch.where(total > 0, total.log() - lots.log(), -torch.inf), generator, budget)
+    won, drawn = mass[positions], total[positions]
+    left = (total.sum() - drawn.cumsum(0) + drawn).clamp(min=1e-300)  # before each slot
+    others = len(total) - torch.arange(budget, device=total.device)
+    held = mass.sum(0) - won.cumsum(0) + won  # (B, S)
+    advice = torch.where(held > 0, won / held.clamp(min=1e-300), 0).clamp(max=1)
+    by = [ballot.names[s] if value > 0 else NOBODY for s, value in zip(won.argmax(1).tolist(), drawn.tolist(), strict=True)]
+    shares = mass.sum(0) / mass.sum() if bool(mass.sum() > 0) else torch.full_like(mass[0], 1 / mass.shape[1])
+    batch = _batch(ballot, positions.tolist(), by, shares.float())
+    propensity = torch.where(drawn > 0, drawn / left, 1 / others).clamp(max=1)
+    return batch._replace(propensity=propensity.float(), advice=advice.T.float())
 
 
 def _batch(ballot: Ballot, positions: list[int], by: list[str], weights: Tensor) -> Batch:

@@ -96,9 +96,11 @@ class Problem:
 
     def reward_for(self, task: Task) -> tuple[Reward, str]:
         """Return the reward that can be computed on `task`, and a sentence if it is not the one asked for."""
-        return fallback(self.reward, len(task.validation) > 0, self.plan.mixing == "slots" and self.plan.action != "sample_mix")
+        return fallback(self.reward, len(task.validation) > 0, self.plan.by_lot)
 
     def _check(self, task: Task, streams: Streams) -> None:
+        if self.reward.access == "test" and len(task.test) == 0:
+            raise ValueError(f"reward {type(self.reward).__name__} needs a test split, which this data set has not")
         if self.plan.stop_accuracy is not None and len(task.validation) == 0:
             raise ValueError("stop.accuracy needs a validation split; set validation=, or drop stop.accuracy")
         with streams.scoped("init"):  # making weights draws from the global generators

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from alenv.record import area_under_curve
 
-Access = Literal["validation", "pool", "purchases"]
+Access = Literal["validation", "pool", "purchases", "test"]
 
 
 @dataclass
 class Trace:
-    """What a reward may look at; test labels are not among it.
+    """What a reward may look at; `test` is empty unless the reward declares that it reads it.
 
     Attributes:
         validation: primary metric on the validation split after each round so far, round 0 first; empty without the split.
@@ -30,6 +30,10 @@ class Trace:
         correct: computes (n,) whether the new model is right on every usable purchase since round 1, in order of purchase.
         propensity: (n,) of the same purchases.
         num_classes: C.
+        labels: (b,) usable labels bought in the round.
+        batch: purchases of the round, unusable ones included.
+        class_counts: (C,) labelled examples of each class before the round.
+        test: primary metric on the test split, like `validation`; only for rewards with access to it.
     """
 
     validation: list[float] = field(default_factory=list)
@@ -42,13 +46,18 @@ class Trace:
     correct: Callable[[], Bool[Tensor, " n"]] | None = None
     propensity: Float[Tensor, " n"] | None = None
     num_classes: int = 2
+    labels: Int[Tensor, " b"] | None = None
+    batch: int = 0
+    class_counts: Int[Tensor, " C"] | None = None
+    test: list[float] = field(default_factory=list)
 
 
 class Reward(ABC):
     """A reward: one number per round.
 
     Attributes:
-        access: which labels it reads: "validation", "pool" (predictions only, no labels) or "purchases" (what was bought).
+        access: which labels it reads: "validation", "pool" (predictions only, no labels), "purchases" (what was bought) or
+            "test" (oracles only: refused to every other selector).
         low: smallest value it can take.
         high: largest value it can take.
     """
@@ -103,6 +112,64 @@ class TerminalArea(Reward):
     def __call__(self, trace: Trace) -> float:
         """Return the area, at the end."""
         return area_under_curve(trace.bought, trace.validation) if trace.done else 0.0
+
+
+class MinusOneUntilTarget(Reward):
+    """-1 for every round begun below a target accuracy on validation, else 0 (LAL-RL: Konyushkova, Sznitman & Fua 2018).
+
+    The sum over a campaign is minus the number of rounds it took. With `stop.accuracy` equal to the target, the campaign ends
+    there. The paper's target is 98 % of the accuracy on all labels, which only a simulation knows.
+
+    Args:
+        target: value of the primary metric.
+    """
+
+    access = "validation"
+    low = -1.0
+    high = 0.0
+
+    def __init__(self, target: float = 0.9) -> None:
+        if not 0 < target <= 1:
+            raise ValueError(f"reward minus_one_until_target: expected a target in (0, 1], got {target}")
+        self.target = target
+
+    def __call__(self, trace: Trace) -> float:
+        """Return -1 if no earlier round had reached the target."""
+        return 0.0 if max(trace.validation[:-1]) >= self.target else -1.0
+
+
+class ClassBalance(Reward):
+    """TAILOR's reward (Zhang et al., NeurIPS 2023): mean over the round's purchases of v_y, y the class a label turned out as.
+
+    v_c = 1 / max(1, N_c), with N_c labelled examples of class c before the round, negative where the class holds more than half
+    of all labels. A purchase without a usable label is worth 0.
+    """
+
+    access = "purchases"
+    low = -1.0
+
+    def __call__(self, trace: Trace) -> float:
+        """Return the mean."""
+        assert trace.labels is not None
+        assert trace.class_counts is not None
+        return float(class_values(trace.class_counts)[trace.labels].sum()) / max(1, trace.batch)
+
+
+def class_values(counts: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """Return what one more label of each class is worth to TAILOR: 1 / max(1, N_c), negative beyond half of all labels."""
+    values = 1 / counts.clamp(min=1).double()
+    return torch.where(2 * counts > counts.sum(), -values, values)
+
+
+class OracleGain(Reward):
+    """Change of the primary metric on the test split: the reward of CDALBench's environment, for oracles in simulation only."""
+
+    access = "test"
+    low = -1.0
+
+    def __call__(self, trace: Trace) -> float:
+        """Return the last difference."""
+        return trace.test[-1] - trace.test[-2]
 
 
 class EntropyGain(Reward):

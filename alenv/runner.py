@@ -107,7 +107,7 @@ class Runner:
         self.directory = RunDirectory(directory, self.config, fresh) if directory is not None else None
         self.env = ActiveLearningEnv(
             problem=self.problem, directory=str(directory) if directory is not None else None,
-            max_strategies=max(64, len(self.problem.strategies)),
+            max_strategies=max(64, len(self.problem.strategies)), peek=selector.oracle,
         )  # fmt: skip
 
     @classmethod
@@ -193,7 +193,8 @@ class Runner:
         following, reward, terminated, truncated, _ = self.env.step(action)
         record = campaign.records[-1]
         shown = record if self.selector.oracle else replace(record, metrics={})
-        transition = Transition(observation, action, self.env.query, shown, reward, following, terminated or truncated)
+        labels = campaign.pool.labels[self.env.query.indices]
+        transition = Transition(observation, action, self.env.query, shown, reward, following, terminated or truncated, labels)
         with campaign.clock("act"):
             logged = {name: float(value) for name, value in self.selector.update(transition).items()}
         self._finish(record, logged)
@@ -237,20 +238,13 @@ class Runner:
         self.env.buy = Ledger(self.directory.purchases, task.ids, task.classes, self.problem.oracle).buy
 
     def _context(self, campaign: Campaign) -> Context:
+        reward = self.problem.reward_for(campaign.task)[0]
         return Context(
             strategies=tuple(campaign.strategies), num_classes=campaign.task.num_classes, pool_size=len(campaign.pool),
             plan=campaign.plan, streams=campaign.streams, trainer=self.problem.trainer,
             net=lambda outputs: self.problem.make_net(campaign.task, outputs),
-            simulate=self._simulate if self.selector.oracle else None,
+            simulate=self.env.simulate if self.selector.oracle else None, reward_range=(reward.low, reward.high),
         )  # fmt: skip
-
-    def _simulate(self, action: Any) -> dict[str, float]:
-        """Return the test metrics that `action` would lead to; nothing is bought (oracle selectors only)."""
-        campaign = self.env.campaign
-        query = campaign.choose(action)
-        labels = self.problem.oracle.label(query.indices)
-        model = self.problem.trainer.fit(campaign.rehearse(query, labels))
-        return self.problem.trainer.evaluate(model, campaign.task.test)
 
     def _close(self, seconds: float) -> Run:
         campaign = self.env.campaign
@@ -282,6 +276,7 @@ class Runner:
             "device": str(self.problem.trainer.device),
             "config_hash": config_hash(self.config),
             "data_hash": campaign.task.fingerprint(),
+            "setting": dict(campaign.task.facts),
         }
 
     def _finished(self) -> Run | None:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from jaxtyping import Int
+from torch import Tensor
+
 from alenv.ballot import Ballot
 from alenv.campaign import ActionKind, Plan, Query
 from alenv.mixing import Mixing
@@ -14,6 +17,7 @@ from alenv.streams import Streams
 from alenv.trainer import Trainer
 
 Observation = Mapping[str, Any]
+LOWER_IS_BETTER = ("nll", "ece")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +31,10 @@ class Context:
         plan: how much the campaign will buy.
         streams: the campaign's randomness; draw from names of your own.
         trainer: runs nets; owns device and precision.
-        net: makes an untrained net of the task model's family with a given number of outputs.
-        simulate: tries an action and returns metrics; None unless the selector declares `oracle`.
+        net: makes an untrained net of the task model's family with a given number of outputs; None: an untrained task model.
+        simulate: `simulate(action, budget=None)` tries an action (on the first `budget` samples of it) and returns the metrics
+            on the test split that it would lead to; None unless the selector declares `oracle`.
+        reward_range: smallest and largest reward.
     """
 
     strategies: tuple[str, ...]
@@ -37,12 +43,17 @@ class Context:
     plan: Plan
     streams: Streams
     trainer: Trainer
-    net: Callable[[int], TaskModel]
-    simulate: Callable[[Any], Mapping[str, float]] | None = None
+    net: Callable[[int | None], TaskModel]
+    simulate: Callable[..., Mapping[str, float]] | None = None
+    reward_range: tuple[float, float] = (0.0, 1.0)
 
 
 class Transition(NamedTuple):
-    """What an action led to. `record` is shown without test metrics unless the selector declares `oracle`."""
+    """What an action led to.
+
+    `record` is shown without test metrics unless the selector declares `oracle`; `labels` are what the oracle said of each
+    purchase, in the order of the query (negative: no usable label).
+    """
 
     observation: Observation
     action: Any
@@ -51,6 +62,7 @@ class Transition(NamedTuple):
     reward: float
     next_observation: Observation
     done: bool
+    labels: Int[Tensor, " B"]
 
 
 class Selector(ABC):
@@ -58,7 +70,7 @@ class Selector(ABC):
 
     Attributes:
         action_kind: what `act` returns, see `Campaign.choose`.
-        mixing: how the environment turns weights into a batch.
+        mixing: how the environment turns weights into a batch ("pick" and "mix").
         votes: r of "sample_mix".
         requires: names of strategies it needs among the candidates.
         candidates: a candidate set it insists on (as `strategies=` takes it); None leaves the choice to the user.
@@ -94,3 +106,10 @@ class Selector(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; called after `begin`."""
         del state
+
+
+def merit(metrics: Mapping[str, float], name: str) -> float:
+    """Return one of the metrics that `Context.simulate` gives, with its sign turned where less is better."""
+    if name not in metrics:
+        raise ValueError(f"unknown metric '{name}'; there are: {', '.join(metrics)}")
+    return -metrics[name] if name in LOWER_IS_BETTER else metrics[name]

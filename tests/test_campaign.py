@@ -25,7 +25,7 @@ from alenv.streams import Streams
 DIGITS = library.build("dataset", "digits")
 NAMES = ["least_confidence", "margin", "entropy", "kmeans", "bald", "variation_ratio", "mean_std", "uniform"]
 MIXTURES = [{"action": "mix", "mixing": "quota"}, {"action": "mix", "mixing": "slots"}, {"action": "mix", "mixing": "blend"}]
-KINDS: list[dict[str, Any]] = [{"action": "pick"}, *MIXTURES, {"action": "sample_mix"}]
+KINDS: list[dict[str, Any]] = [{"action": "pick"}, *MIXTURES, {"action": "sample_mix"}, {"action": "sample_draw"}]
 
 
 def named(kind: dict[str, Any]) -> str:
@@ -502,7 +502,8 @@ def test_without_validation_the_reward_is_another_one_and_says_so() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=named)
 def test_importance_weights_are_used_only_where_purchases_are_drawn(kind: dict[str, Any]) -> None:
-    expected = ImportanceWeightedAccuracy if kind.get("mixing") == "slots" else EntropyGain
+    drawn = kind.get("mixing") == "slots" or kind["action"] == "sample_draw"
+    expected = ImportanceWeightedAccuracy if drawn else EntropyGain
     problem = a_problem(validation=0, **kind)
     assert isinstance(problem.reward_for(problem.task(0))[0], expected)
     assert isinstance(a_problem(**kind).reward_for(a_problem(**kind).task(0))[0], Gain)

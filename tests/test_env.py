@@ -16,7 +16,7 @@ from alenv.env import ActiveLearningEnv
 from alenv.observation import CAMPAIGN_FEATURES, STRATEGY_FEATURES
 from alenv.strategy import Strategy
 
-IDS = ["alenv/Pick-v0", "alenv/Mix-v0", "alenv/SampleMix-v0"]
+IDS = ["alenv/Pick-v0", "alenv/Mix-v0", "alenv/SampleMix-v0", "alenv/SampleDraw-v0"]
 SHORT = {"rounds": 3}
 
 

@@ -240,7 +240,7 @@ def test_importing_alenv_registers_the_ids_without_torch(bare: Environment, chec
         "print('torch' in sys.modules, *sorted(name for name in gymnasium.registry if name.startswith('alenv/')))"
     )
     said = run([bare.python, "-c", program], checkout).out.split()
-    assert said == ["False", "alenv/Mix-v0", "alenv/Pick-v0", "alenv/SampleMix-v0"]
+    assert said == ["False", "alenv/Mix-v0", "alenv/Pick-v0", "alenv/SampleDraw-v0", "alenv/SampleMix-v0"]
 
 
 @pytest.mark.slow
