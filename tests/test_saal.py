@@ -110,6 +110,13 @@ def test_positions_of_a_sub_pool_point_into_the_pool():
     assert torch.equal(SAAL("max", "all").select(now, 3), scores.topk(3).indices)
 
 
+def test_the_diverse_batch_starts_with_the_highest_score():
+    for seed in range(5):
+        now = a_round(seed=seed)
+        assert SAAL().select(now, 5)[0] == SAAL("max").last_layer(now).argmax()
+        assert SAAL("diff_diversity").select(now, 5)[0] == SAAL("diff").last_layer(now).argmax()
+
+
 def test_equal_scores_fall_by_lot():
     now = Round.from_arrays(embeddings=torch.ones(50, 3), head=(torch.eye(3), torch.zeros(3)))
     for mode in ("max", "diff", "max_diversity", "diff_diversity"):
