@@ -22,7 +22,7 @@ class ClassBalance(Wrapper):
     def __init__(self, inner: Strategy) -> None:
         super().__init__(inner=inner)
         self.inner = inner
-        self.needs |= {"probs"}
+        self.needs |= {"probs", "labels"}
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return picks by rising count of labels in their class, so that every beginning of the batch is even too."""

@@ -138,7 +138,7 @@ def test_draws_of_a_subset_are_those_of_the_whole_round_when_they_are_too_many_t
 
 def test_a_wrapper_reads_what_its_parts_read_and_carries_their_heads_and_state():
     made = Prefilter(by=Given("a"), inner=ClassBalance(Given("b")))
-    assert made.needs == {"embeddings", "probs"}
+    assert made.needs == {"embeddings", "probs", "labels"}
     assert [head.name for head in made.heads()] == ["a", "b"]
     made.load_state_dict({"by": {"seen": 3}, "inner": {"inner": {"seen": 4}}})
     assert made.state_dict() == {"by": {"seen": 3}, "inner": {"inner": {"seen": 4}}}
