@@ -4,6 +4,11 @@ The labelled set rehearses the campaign. One half, H1, trains FitNet; on the oth
 would buy, and SearchNet learns per-sample weights over the candidates such that the samples they select together are those on
 which FitNet's loss is high. The weights of the pool's samples then decide the real purchase (`SampleMix-v0`).
 
+The paper halves the labelled set at random and lets the candidates mark a few dozen labelled samples as if they were the pool.
+Such marks say nothing: they reach far below the tail that a strategy buys of a real pool, and labelled samples are a biased
+one (`benchmarks/results/autoal.md` has the experiment). By default the halves are therefore split by age: H2 is what was bought
+last, with the marks that the candidates really gave it, on the pool; H1 is what was bought before.
+
 Equations are the paper's, in this form where its print is ambiguous or does not train (its released code has a zero gradient):
 
 - the options `form="literal"`, `penalty="printed"` and `threshold="mixture"` are equations 5-6, 9 and 2-4 as printed;
@@ -14,7 +19,7 @@ Equations are the paper's, in this form where its print is ambiguous or does not
 - the count regulariser (off by default: v is the quantile of the count already) is quadratic in the relative soft count, since
   the printed one (eq. 9) has no slope far from its optimum;
 - a prior pulls the weights towards equality, with the force of `prior` held-out samples: a handful of labels does not decide;
-- FitNet starts afresh every round, so that the half it is judged on is unseen; SearchNet is kept. Both halves are redrawn.
+- FitNet starts afresh with every split, so that the half it is judged on is unseen; SearchNet is kept.
 """
 
 import math
@@ -30,17 +35,20 @@ from alenv import ops
 from alenv.ballot import Ballot
 from alenv.campaign import weights_action
 from alenv.heads import StageHead, ranking_loss
+from alenv.mixing import mark_count
 from alenv.model import TaskModel
 from alenv.round import Round
 from alenv.selector import Context, Observation, Selector, Transition
 
 LONGEST_STEP = 1.0  # norm of SearchNet's gradient
+FEWEST = 4  # held-out samples: two batches of a pair
+Split = Literal["age", "random"]
 Scorer = Literal["fit_net", "task_model"]
 Form = Literal["combined", "literal"]
 Threshold = Literal["quantile", "mixture"]
 Penalty = Literal["quadratic", "printed"]
 Quantile = Callable[[Tensor, float], Tensor]
-CHOICES = {"scorer": Scorer, "form": Form, "threshold": Threshold, "penalty": Penalty}
+CHOICES = {"split": Split, "scorer": Scorer, "form": Form, "threshold": Threshold, "penalty": Penalty}
 
 
 class AutoAL(Selector):
@@ -48,6 +56,8 @@ class AutoAL(Selector):
 
     Args:
         votes: r: every candidate marks r x B of the pool. With 1, a single candidate's own set is bought.
+        split: of the labelled set: by "age", or at "random" (the paper's, and that of the first round, before any purchase).
+        cycles: how often a round halves the labelled set, fits FitNet and rotates; they share the steps.
         fit_epochs: epochs of FitNet on H1 before the rotation.
         steps: of the rotation FitNet, SearchNet, (loss prediction).
         fit_lr: of FitNet (Adam).
@@ -57,36 +67,39 @@ class AutoAL(Selector):
         prior: of equal weights, in held-out samples; 0 for none.
         regularizer: weight of the count regulariser.
         penalty: its form: "quadratic" in the relative soft count, or "printed" (eq. 9; at weight 1 it overwhelms the search).
-        loss_prediction: train SearchNet's body to rank FitNet's losses as well (the third step of the rotation).
+        search: train SearchNet by eq. 8 (the second step of the rotation).
+        loss_prediction: train SearchNet's body to rank FitNet's losses (the third step).
         form: "combined" weighs the marks, then thresholds; "literal" thresholds each candidate's marks, then weighs (eq. 5-6).
         threshold: v is the empirical "quantile", or that of a Gaussian "mixture" (eq. 2-4).
-        scorer: whose outputs the candidates see on H2: "fit_net" has not seen it; "task_model" (the released code's) was trained
-            on it.
+        scorer: whose outputs the candidates see on a random H2: "fit_net" has not seen it; "task_model" (the released code's)
+            was trained on it.
     """
 
     action_kind = "sample_mix"
 
     def __init__(
-        self, votes: float = 5.0, fit_epochs: int = 200, steps: int = 400, fit_lr: float = 0.005, search_lr: float = 0.05,
-        loss_lr: float = 0.005, slope: float = 10.0, prior: float = 2.0, regularizer: float = 0.0, penalty: Penalty = "quadratic",
-        loss_prediction: bool = True, form: Form = "combined", threshold: Threshold = "quantile", scorer: Scorer = "fit_net",
+        self, votes: float = 5.0, split: Split = "age", cycles: int = 1, fit_epochs: int = 200, steps: int = 400,
+        fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 10.0, prior: float = 2.0,
+        regularizer: float = 0.0, penalty: Penalty = "quadratic", search: bool = True, loss_prediction: bool = True,
+        form: Form = "combined", threshold: Threshold = "quantile", scorer: Scorer = "fit_net",
     ) -> None:  # fmt: skip
-        for name, value in {"scorer": scorer, "form": form, "threshold": threshold, "penalty": penalty}.items():
+        chosen = {"split": split, "scorer": scorer, "form": form, "threshold": threshold, "penalty": penalty}
+        for name, value in chosen.items():
             if value not in get_args(CHOICES[name]):
                 raise ValueError(f"autoal: expected {name} to be one of {', '.join(get_args(CHOICES[name]))}, got '{value}'")
-        if votes < 1 or slope <= 0 or prior < 0:
-            raise ValueError(
-                f"autoal: expected votes >= 1, slope > 0, prior >= 0, got votes={votes}, slope={slope}, prior={prior}"
-            )
-        self.votes, self.fit_epochs, self.steps, self.fit_lr = votes, fit_epochs, steps, fit_lr
-        self.search_lr, self.loss_lr = search_lr, loss_lr
+        if votes < 1 or cycles < 1 or slope <= 0 or prior < 0:
+            got = f"votes={votes}, cycles={cycles}, slope={slope}, prior={prior}"
+            raise ValueError(f"autoal: expected votes >= 1, cycles >= 1, slope > 0, prior >= 0, got {got}")
+        self.votes, self.split, self.cycles = votes, split, cycles
+        self.fit_epochs, self.steps, self.fit_lr, self.search_lr, self.loss_lr = fit_epochs, steps, fit_lr, search_lr, loss_lr
         self.slope, self.prior, self.regularizer, self.penalty, self.scorer = slope, prior, regularizer, penalty, scorer
-        self.loss_prediction, self.form, self.threshold = loss_prediction, form, threshold
+        self.search, self.loss_prediction, self.form, self.threshold = search, loss_prediction, form, threshold
 
     def begin(self, context: Context) -> None:
         """Make SearchNet."""
         super().begin(context)
         self._logs: dict[str, float] = {}
+        self.memory = Memory(context.pool_size, len(context.strategies), context.trainer.device)
         self.loss_module: StageHead | None = None
         with context.streams.scoped("autoal/search_net"):
             self.search_net = context.net(len(context.strategies)).to(context.trainer.device)
@@ -98,12 +111,14 @@ class AutoAL(Selector):
         """Rehearse on the labelled set, then return (N, S) actions: SearchNet's weights, equal ones while labels are too few."""
         round = ballot.round
         with self.context.trainer.threads(self.search_net):
-            rehearsal = self._rehearse(ballot)
-            if rehearsal is not None:
-                self._rotate(*rehearsal, round)
+            for cycle in range(self.cycles):
+                rehearsal = self._rehearse(ballot, cycle)
+                if rehearsal is not None:
+                    self._rotate(*rehearsal, round.generator(f"autoal/visits/{cycle}"))
         weights = self.weights(round.inputs)
         if rehearsal is None:
             weights = torch.full_like(weights, 1 / len(ballot.names))
+        self.memory.show(round.candidates, ballot.votes(mark_count(self.votes, ballot.budget, len(round))).T)
         self._logs |= {f"pool_weight/{name}": w for name, w in zip(ballot.names, weights.mean(0).tolist(), strict=True)}
         everyone = weights.new_ones(self.context.pool_size, len(ballot.names))
         return weights_action(everyone.index_copy(0, round.candidates, weights))
@@ -111,6 +126,7 @@ class AutoAL(Selector):
     def update(self, transition: Transition) -> dict[str, float]:
         """Return the search losses, the pool's mean weights, and each candidate's share of what was bought."""
         bought = transition.query.chosen_by
+        self.memory.keep(transition.query.indices)
         shares = {f"bought/{name}": bought.count(name) / max(1, len(bought)) for name in self.context.strategies}
         logs, self._logs = self._logs, {}
         return logs | shares
@@ -122,8 +138,8 @@ class AutoAL(Selector):
         return self.context.trainer.outputs(self.search_net, inputs).logits.softmax(1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return SearchNet and the loss-prediction module."""
-        state: dict[str, Any] = {"search_net": dict(self.search_net.state_dict())}
+        """Return SearchNet, the loss-prediction module and the marks of what was bought."""
+        state: dict[str, Any] = {"search_net": dict(self.search_net.state_dict()), "memory": self.memory.state_dict()}
         if self.loss_module is not None:
             state |= {"stages": self._shapes, "loss_module": dict(self.loss_module.state_dict())}
         return state
@@ -131,25 +147,43 @@ class AutoAL(Selector):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the nets of `state`."""
         self.search_net.load_state_dict(state["search_net"])
+        self.memory.load_state_dict(state["memory"])
         if "loss_module" in state:
             self._make_loss_module(state["stages"]).load_state_dict(state["loss_module"])
 
-    def _rehearse(self, ballot: Ballot) -> "tuple[TaskModel, list[Rehearsal]] | None":
-        """Split the labelled set, fit FitNet on one half and let the candidates mark the other; None if it is too small."""
+    def _rehearse(self, ballot: Ballot, cycle: int = 0) -> "tuple[TaskModel, list[Rehearsal]] | None":
+        """Split the labelled set, fit FitNet on H1 and return it with the batches of H2; None if labels are too few."""
         round = ballot.round
-        halves = split_halves(len(round.labels), round.generator("autoal/split"))
-        if len(halves[1]) < 4:
+        second, votes = self._recent(round) if self.split == "age" else (None, None)
+        if second is None:
+            second = split_halves(len(round.labels), round.generator(f"autoal/split/{cycle}"))[1]
+        if len(second) < FEWEST:
             return None
-        first, second = halves
+        first = torch.nonzero(ops.mask_without(len(round.labels), second)).flatten()
         fit_net = self._fit(round, first)
-        scorer = fit_net if self.scorer == "fit_net" else round.model
         batches = []
-        for rows in cut(second, ballot.budget):
-            marks = max(2, math.ceil(ballot.budget / self.context.pool_size * len(rows)))
-            inside = round.within(round.labeled_indices[rows], round.labeled_indices[first], scorer)
-            votes = ballot.on(inside, marks).votes(marks).T
-            batches.append(Rehearsal(rows, round.labeled_inputs[rows], round.labels[rows], votes, marks))
+        for part in cut(len(second), ballot.budget, round.generator(f"autoal/batches/{cycle}")):
+            rows = second[part]
+            marks = self._mark(ballot, fit_net, rows, first) if votes is None else votes[part]
+            share = float(marks.float().mean())
+            batches.append(Rehearsal(rows, round.labeled_inputs[rows], round.labels[rows], marks, share))
         return fit_net, batches
+
+    def _recent(self, round: Round) -> tuple[Int[Tensor, " h"], Bool[Tensor, "h K"]] | tuple[None, None]:
+        """Return the younger half of the labelled set, by position, and its marks; without those that were never marked."""
+        row = torch.full((self.context.pool_size,), -1, dtype=torch.int64, device=round.device)
+        row[round.labeled_indices] = torch.arange(len(round.labels), device=round.device)
+        age = torch.tensor(round.pool.order, dtype=torch.int64, device=round.device)
+        usable = age[(row[age] >= 0) & self.memory.known[age]][-(len(round.labels) // 2) :]
+        return (row[usable], self.memory.marks[usable]) if len(usable) >= FEWEST else (None, None)
+
+    def _mark(self, ballot: Ballot, fit_net: TaskModel, rows: Int[Tensor, " B"], first: Tensor) -> Bool[Tensor, "B K"]:
+        """Let the candidates mark rows of the labelled set as if they were the pool."""
+        round = ballot.round
+        scorer = fit_net if self.scorer == "fit_net" else round.model
+        marks = max(2, math.ceil(ballot.budget / self.context.pool_size * len(rows)))
+        inside = round.within(round.labeled_indices[rows], round.labeled_indices[first], scorer)
+        return ballot.on(inside, marks).votes(marks).T
 
     def _fit(self, round: Round, rows: Int[Tensor, " h"]) -> TaskModel:
         """Return FitNet after `fit_epochs` on H1."""
@@ -178,7 +212,7 @@ class AutoAL(Selector):
             logits = net.head(h if noise is None else net.dropped(h, noise)).float()
         return F.cross_entropy(logits, targets, reduction="none")
 
-    def _rotate(self, fit_net: TaskModel, batches: "list[Rehearsal]", round: Round) -> None:
+    def _rotate(self, fit_net: TaskModel, batches: "list[Rehearsal]", generator: torch.Generator) -> None:
         """Train in turns: FitNet on batch n + 1 (eq. 7), SearchNet on batch n (eq. 8), then whatever predicts losses."""
         fit = torch.optim.Adam(fit_net.parameters(), lr=self.fit_lr)
         search = torch.optim.SGD(self.search_net.parameters(), lr=self.search_lr, momentum=0.9)
@@ -187,13 +221,13 @@ class AutoAL(Selector):
             start = torch.cat([self._losses(fit_net, batch.inputs, batch.targets) for batch in batches])
         scale, prior = start.std(unbiased=False).clamp(min=1e-6), self.prior / len(start)
         logs: dict[str, list[Tensor]] = {"loss": [], "loss/fit": [], "loss/prediction": []}
-        order = visits(len(batches), self.steps, round.generator("autoal/visits"))
+        order = visits(len(batches), self.steps // self.cycles, generator)
         for step, (here, following) in enumerate(order):
             if step % 3 == 0:
                 logs["loss/fit"].append(self._step_fit(fit_net, batches[following], fit))
-            elif step % 3 == 1:
+            elif step % 3 == 1 and self.search:
                 logs["loss"].append(self._step_search(fit_net, batches[here], search, scale, prior))
-            elif predict is not None:
+            elif step % 3 == 2 and predict is not None:
                 logs["loss/prediction"].append(self._step_predict(fit_net, batches[here], predict))
         self._logs = {name: float(torch.stack(values).mean()) for name, values in logs.items() if values}
 
@@ -217,7 +251,9 @@ class AutoAL(Selector):
         self.search_net.train()
         logits = self._logits(batch)
         selected = self._selected(batch, logits)
-        loss = search_loss(selected, losses, scale) + self.regularizer * PENALTIES[self.penalty](selected, batch.marks)
+        loss = search_loss(selected, losses, scale) + self.regularizer * PENALTIES[self.penalty](
+            selected, batch.share * len(selected)
+        )
         loss = loss + prior * departure(logits.softmax(1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -261,7 +297,7 @@ class AutoAL(Selector):
             return self.search_net(batch.inputs).float()
 
     def _selected(self, batch: "Rehearsal", logits: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
-        share, quantile = batch.marks / len(batch.rows), QUANTILES[self.threshold]
+        share, quantile = batch.share, QUANTILES[self.threshold]
         if self.form == "literal":
             return literal_selection(logits, batch.votes, share, quantile)
         return soft_selection(combined_scores(logits.softmax(1), batch.votes), share, self.slope, quantile)
@@ -275,14 +311,45 @@ class Rehearsal(NamedTuple):
         inputs: (B, ...) as stored.
         targets: (B,).
         votes: (B, K) S_k(x_j).
-        marks: how many each candidate marked.
+        share: of the batch that a candidate marks, on average.
     """
 
     rows: Int[Tensor, " B"]
     inputs: Tensor
     targets: Int[Tensor, " B"]
     votes: Bool[Tensor, "B K"]
-    marks: int
+    share: float
+
+
+class Memory:
+    """Which candidates marked a sample when it was bought.
+
+    Attributes:
+        known: (N,) bought in a round that was watched.
+        marks: (N, K) by whom; of no meaning where it is not known.
+    """
+
+    def __init__(self, pool_size: int, strategies: int, device: torch.device) -> None:
+        self.known = torch.zeros(pool_size, dtype=torch.bool, device=device)
+        self.marks = torch.zeros(pool_size, strategies, dtype=torch.bool, device=device)
+
+    def show(self, candidates: Int[Tensor, " U"], marks: Bool[Tensor, "U K"]) -> None:
+        """Look at the marks of everybody who can be bought."""
+        self.marks[candidates] = marks
+
+    def keep(self, indices: Int[Tensor, " B"]) -> None:
+        """Remember those of what was bought."""
+        self.known[indices] = True
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return indices and marks of what is known."""
+        indices = torch.nonzero(self.known).flatten()
+        return {"indices": indices, "marks": self.marks[indices]}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`."""
+        self.known[state["indices"]] = True
+        self.marks[state["indices"]] = state["marks"]
 
 
 def split_halves(size: int, generator: torch.Generator) -> tuple[Int[Tensor, " a"], Int[Tensor, " b"]]:
@@ -291,10 +358,11 @@ def split_halves(size: int, generator: torch.Generator) -> tuple[Int[Tensor, " a
     return lot[: size - size // 2], lot[size - size // 2 :]
 
 
-def cut(rows: Int[Tensor, " h"], budget: int) -> tuple[Int[Tensor, " B"], ...]:
-    """Cut H2 into at least two batches of one even size, at most the budget; up to a batch of rows is left over."""
-    size = max(2, min(budget, len(rows) // 2) // 2 * 2)
-    return tuple(rows[: len(rows) // size * size].split(size))
+def cut(size: int, budget: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], ...]:
+    """Cut `size` rows at random into at least two batches of one even size, at most the budget; up to a batch is left over."""
+    each = max(2, min(budget, size // 2) // 2 * 2)
+    lot = torch.randperm(size, generator=generator, device=generator.device)
+    return lot[: size // each * each].split(each)
 
 
 def visits(batches: int, steps: int, generator: torch.Generator) -> Iterator[tuple[int, int]]:

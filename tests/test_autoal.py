@@ -13,9 +13,9 @@ from alenv.env import ActiveLearningEnv
 from alenv.heads import StageHead, ranking_loss
 from alenv.nets.mlp import mlp
 from alenv.nets.small_cnn import small_cnn
-from alenv.problem import Problem
+from alenv.problem import Problem, assemble
 from alenv.runner import Runner
-from alenv.selector import Context
+from alenv.selector import Context, Transition
 from alenv.selectors.autoal import (
     AutoAL,
     combined_scores,
@@ -31,6 +31,7 @@ from alenv.selectors.autoal import (
     visits,
 )
 from alenv.settings.standard import standard
+from alenv.strategy import ScoreStrategy
 from alenv.streams import Streams
 from alenv.toy import blobs
 from alenv.trainer import Trainer
@@ -223,7 +224,7 @@ def test_marks_belong_to_the_rows_they_were_computed_for():
     for batch in batches:
         assert torch.equal(batch.inputs, env.ballot.round.labeled_inputs[batch.rows])
         assert torch.equal(batch.targets, env.ballot.round.labels[batch.rows])
-        assert (batch.votes.sum(0) == batch.marks).all()
+        assert (batch.votes.sum(0) == round(batch.share * len(batch.rows))).all()
 
 
 # check 6
@@ -385,13 +386,14 @@ def test_halves_are_disjoint_and_cover_the_labelled_set(size):
 
 @pytest.mark.parametrize(("rows", "budget"), [(4, 20), (5, 1), (10, 20), (21, 7), (160, 20), (161, 21)])
 def test_batches_of_the_second_half_are_even_disjoint_and_at_least_two(rows, budget):
-    batches = cut(torch.arange(rows), budget)
+    batches = cut(rows, budget, Streams(0)("cut"))
     sizes = {len(batch) for batch in batches}
     assert len(batches) >= 2
     assert len(sizes) == 1
     assert sizes.pop() % 2 == 0
     together = torch.cat(batches).tolist()
     assert len(set(together)) == len(together)
+    assert max(together) < rows
     assert len(together) > rows - len(batches[0])
 
 
@@ -586,3 +588,119 @@ def test_the_candidates_see_a_model_that_was_not_trained_on_the_held_out_half():
     selector._rehearse(env.ballot)
     assert seen
     assert all(model is not env.campaign.model and not overlap for model, overlap in seen)
+
+
+# halves by age
+
+
+def played(rounds, strategies=("margin", "kmeans", "bald"), **kwargs):
+    """An environment and a selector after some rounds, with what every candidate wished for in each of them."""
+    env, selector = started(strategies, votes=2.0, initial=12, batch=10, rounds=rounds + 1, **kwargs)
+    wished, observation = [], None
+    for _ in range(rounds):
+        ballot = env.ballot
+        wished.append([set(ballot.round.candidates[ballot.wish(name, 20)].tolist()) for name in strategies])
+        action = selector.act(observation, ballot)
+        observation, *_ = env.step(action)
+        record = env.campaign.records[-1]
+        labels = env.campaign.pool.labels[env.query.indices]
+        seen = Transition(observation, action, env.query, record, 0.0, observation, False, labels)
+        selector.update(seen)
+    return env, selector, wished
+
+
+def test_the_younger_half_is_held_out_with_the_marks_it_got_on_the_pool():
+    env, selector, wished = played(3)
+    order = env.campaign.pool.order
+    assert len(order) == 42
+    _, batches = selector._rehearse(env.ballot)
+    held_out = env.ballot.round.labeled_indices[torch.cat([batch.rows for batch in batches])]
+    assert set(held_out.tolist()) <= set(order[-21:])
+    votes = torch.cat([batch.votes for batch in batches])
+    for index, marks in zip(held_out.tolist(), votes.tolist(), strict=True):
+        bought_in = (order.index(index) - 12) // 10
+        assert marks == [index in wishes for wishes in wished[bought_in]]
+
+
+def test_fit_net_learns_from_the_older_half_only():
+    env, selector, _ = played(2)
+    seen = []
+    fit = selector._fit
+    selector._fit = lambda round, rows: seen.append(set(round.labeled_indices[rows].tolist())) or fit(round, rows)
+    selector._rehearse(env.ballot)
+    assert seen == [set(env.campaign.pool.order[:16])]
+
+
+def test_the_first_round_halves_at_random_since_nothing_was_marked_yet():
+    env, selector = started(initial=24)
+    assert selector.split == "age"
+    _, batches = selector._rehearse(env.ballot)
+    assert sum(len(batch.rows) for batch in batches) == 12
+
+
+def test_what_could_not_be_labelled_is_never_held_out():
+    env, selector, _ = played(2)
+    lost = env.campaign.pool.order[-4:]
+    env.campaign.pool.labels[lost] = -2
+    env.campaign._open(env.campaign.model, env.ballot.round.last)
+    _, batches = selector._rehearse(env.ballot)
+    held_out = env.ballot.round.labeled_indices[torch.cat([batch.rows for batch in batches])]
+    assert not set(held_out.tolist()) & set(lost)
+
+
+def test_marks_survive_a_restart():
+    env, selector, _ = played(2)
+    _, fresh = started(votes=2.0, initial=12, batch=10)
+    fresh.load_state_dict(selector.state_dict())
+    first, second = ([b.votes for b in s._rehearse(env.ballot)[1]] for s in (selector, fresh))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("search", "loss_prediction"), [(True, False), (False, True), (False, False)])
+def test_only_the_steps_that_are_asked_for_move_search_net(search, loss_prediction):
+    env, selector = started(initial=40)
+    selector.search, selector.loss_prediction = search, loss_prediction
+    before = {name: value.clone() for name, value in selector.search_net.state_dict().items()}
+    selector.act(None, env.ballot)
+    moved = {name for name, value in selector.search_net.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("body") for name in moved) == (search or loss_prediction)
+    assert any(name.startswith("linear") for name in moved) == search
+
+
+def test_every_cycle_redraws_a_random_split():
+    env, selector = started(initial=40)
+    selector.cycles = 2
+    first, second = ({int(i) for b in selector._rehearse(env.ballot, cycle)[1] for i in b.rows} for cycle in range(2))
+    assert first != second
+
+
+# check 14
+
+
+class Sure(ScoreStrategy):
+    """Sabotage: buys what the model is surest of."""
+
+    needs = frozenset({"probs"})
+    pointwise = True
+
+    def score(self, round):
+        return round.probs.max(1).values
+
+
+@pytest.mark.slow
+def test_a_sabotaged_candidate_loses_its_weight_and_autoal_does_not_fall_below_the_mean_of_its_candidates():
+    candidates = {name: library.build("strategy", name) for name in ("margin", "kmeans")} | {"sure": Sure()}
+    plan = Plan(initial=20, batch=20, rounds=12)
+
+    def run(selector, strategies, seed):
+        return Runner(assemble(strategies=strategies, plan=plan, device="cpu"), selector, seed=seed).run()
+
+    autoal = [run(AutoAL(), candidates, seed) for seed in range(5)]
+    fixed = [
+        run(library.build("selector", "fixed", strategy=name), {name: one}, seed).summary["aubc"]
+        for name, one in candidates.items()
+        for seed in range(5)
+    ]
+    assert np.mean([found.summary["aubc"] for found in autoal]) > np.mean(fixed)
+    assert np.mean([found.rounds[-1].selector["pool_weight/sure"] for found in autoal]) < 1 / 3
+    assert np.mean([found.rounds[-1].action[2] for found in autoal]) < 1 / 3
