@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from alenv import library
 from alenv.campaign import Plan
 from alenv.model import TaskModel
-from alenv.pool import Pool
+from alenv.pool import OUTSIDE, Pool
 from alenv.problem import Problem
 from alenv.rewards import NormalizedGain
 from alenv.round import Purchase, Round
@@ -33,7 +33,8 @@ class World:
         targets = source.train.targets.tolist()
         self.pool = Pool(len(self.inputs), CLASSES, device)
         bought = list(range(0, 2 * (LABELED + DISCARDED), 2))
-        labels: list[int | None] = [None if i >= LABELED else targets[p] for i, p in enumerate(bought)]
+        unusable = [None, OUTSIDE] * DISCARDED
+        labels: list[int | None] = [*(targets[p] for p in bought[:LABELED]), *unusable[:DISCARDED]]
         self.pool.reveal(torch.tensor(bought, device=device), labels)
         labeled = torch.nonzero(self.pool.labeled).flatten()
         self.trainer = Trainer(device=str(device), epochs=2, min_steps=10)
