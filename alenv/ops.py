@@ -1,11 +1,14 @@
 """Tensor functions that strategies and selectors share: entropies, quantiles, draws; each has a brute-force twin in the tests."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+PIECE_ELEMENTS = 2**20  # numbers of a piece that should stay in the cache: 4 MB of float32
 
 
 def entropy(probs: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch"]:
@@ -290,3 +293,26 @@ def predictive_change(
         logs = logs.neg_() if reverse else logs.mul_(ratio)
         change.index_add_(0, rows, masses[:, None] * logs.unflatten(1, mean.shape).mul_(mean).sum(2))
     return change.clamp_(min=0)
+
+
+def lazy_argmax(
+    bounds: Float[Tensor, " n"], values: Callable[[Tensor], Tensor], lot: Int[Tensor, " n"], width: int = 64
+) -> Int[Tensor, ""]:
+    """Return the row of largest value, where `bounds` say what values are at most; only those of leaders are computed.
+
+    What was computed is written into `bounds`. Ties fall by lot.
+
+    Args:
+        bounds: upper bounds; -inf for rows that may not be returned.
+        values: maps rows to their values.
+        lot: a random permutation.
+        width: leaders computed at once; four times as many as long as a bound beyond them exceeds the best of them.
+    """
+    while True:
+        ahead = bounds[lot].topk(min(width, len(bounds)))
+        leaders = lot[ahead.indices]
+        found = torch.where(ahead.values > -torch.inf, values(leaders), -torch.inf)
+        bounds[leaders] = found
+        if len(leaders) == len(bounds) or bool(found.max() >= ahead.values[-1]):
+            return leaders[found.argmax()]
+        width *= 4

@@ -1,5 +1,7 @@
 """CoresetCB (Bengar, van de Weijer, Fuentes & Raducanu, "Class-Balanced Active Learning for Image Classification", WACV 2022)."""
 
+import functools
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -8,7 +10,6 @@ from alenv import geometry, ops
 from alenv.round import Round
 from alenv.strategy import Strategy
 
-LEADERS = 64  # candidates whose distance is brought up to date at first
 PENDING = 128  # picks after which everybody's is
 
 
@@ -46,7 +47,9 @@ class CoresetCB(Strategy):
         while len(picks) < budget:
             # |R_c - p_c| moves all candidates alike while R_c is outside [0, 1]: the clamped sum ranks the same, and keeps digits
             missed = torch.cdist(probs, rest.clamp(0, 1).unsqueeze(0), p=1).squeeze(1)
-            pick = self._best(x, distance, missed * (self.weight / round.num_classes), picks[settled:], lot)
+            price = missed * (self.weight / round.num_classes)
+            values = functools.partial(_true, x, x[picks[settled:]], distance, price)
+            pick = ops.lazy_argmax(distance - price, values, lot)
             rest = rest - probs[pick]
             picks = torch.cat([picks, pick.view(1)])
             first = len(picks) == 1 and not len(labeled)
@@ -56,18 +59,11 @@ class CoresetCB(Strategy):
             distance = distance.index_fill(0, picks if first else pick.view(1), -torch.inf)
         return picks
 
-    def _best(
-        self, x: Float[Tensor, "U D"], distance: Float[Tensor, " U"], price: Float[Tensor, " U"], pending: Int[Tensor, " q"],
-        lot: Int[Tensor, " U"],
-    ) -> Int[Tensor, ""]:  # fmt: skip
-        """Return the candidate of largest distance - price, writing the leaders' true distances into `distance`."""
-        width = LEADERS
-        while True:
-            bounds = (distance - price)[lot].topk(min(width, len(x)))
-            leaders = lot[bounds.indices]
-            if len(pending):
-                distance[leaders] = torch.minimum(distance[leaders], geometry.nearest(x[leaders], x[pending])[0].sqrt())
-            true = distance[leaders] - price[leaders]
-            if len(leaders) == len(x) or not len(pending) or bool(true.max() >= bounds.values[-1]):
-                return leaders[true.argmax()]
-            width *= 4
+
+def _true(
+    x: Tensor, pending: Float[Tensor, "q D"], distance: Float[Tensor, " U"], price: Float[Tensor, " U"], rows: Tensor
+) -> Tensor:
+    """Return distance - price of some rows, whose distances are first brought up to date with `pending`."""
+    if len(pending):
+        distance[rows] = torch.minimum(distance[rows], geometry.nearest(x[rows], pending)[0].sqrt())
+    return distance[rows] - price[rows]

@@ -1,5 +1,6 @@
 """EntropyCB, CoresetCB and the program they share: brute force, limits of the weight, a certificate that holds."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -164,7 +165,7 @@ def plain_greedy(x, p, labeled, rest, weight, count, picks=()):
 @pytest.mark.parametrize("weight", [0.0, 2.0, 20.0])
 @pytest.mark.parametrize("labels", [[], [0] * 9 + [1] * 2])
 def test_coreset_cb_picks_what_the_plain_greedy_rule_picks(weight, labels, monkeypatch):
-    monkeypatch.setattr(coreset_cb, "LEADERS", 3)
+    monkeypatch.setattr(ops, "lazy_argmax", functools.partial(ops.lazy_argmax, width=3))
     monkeypatch.setattr(coreset_cb, "PENDING", 7)
     draw = Streams(1)("points")
     x, p = torch.randn(90, 4, generator=draw), simplex(90, 3)
