@@ -12,7 +12,7 @@ class ClassBalance(Wrapper):
     """Buy most of the classes with fewest labels: quotas per predicted class, within a class the order of another strategy.
 
     If every prediction were right, the counts of labels after the purchase would be as even as the candidates allow: the
-    smallest counts are raised first (water filling), and a label that several classes could get falls by lot. O(U C + C log C)
+    smallest counts are raised first (water filling), and a label that several classes could get falls by lot. O(U C + U log U)
     beside the cost of `inner`, which runs once for each class with a quota and sees the candidates of that class only.
 
     Args:
@@ -26,13 +26,14 @@ class ClassBalance(Wrapper):
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return picks by rising count of labels in their class, so that every beginning of the batch is even too."""
-        classes = round.num_classes
         predicted = round.probs.argmax(1)
-        labels = torch.bincount(round.labels, minlength=classes)
-        quota = quotas(labels, torch.bincount(predicted, minlength=classes), budget, round.generator("class_balance"))
-        wanted = torch.nonzero(quota).flatten().tolist()
-        picks = [select_among(self.inner, round, torch.nonzero(predicted == c).flatten(), int(quota[c])) for c in wanted]
-        level = torch.cat([labels[c] + torch.arange(len(p), device=round.device) for c, p in zip(wanted, picks, strict=True)])
+        labels = torch.bincount(round.labels, minlength=round.num_classes)
+        available = torch.bincount(predicted, minlength=round.num_classes)
+        members = torch.sort(predicted, stable=True).indices.split(available.tolist())  # positions by class
+        quota = quotas(labels, available, budget, round.generator("class_balance"))
+        wanted = [(c, count) for c, count in enumerate(quota.tolist()) if count]
+        picks = [select_among(self.inner, round, members[c], count) for c, count in wanted]
+        level = torch.cat([labels[c] + torch.arange(count, device=round.device) for c, count in wanted])
         lot = torch.randperm(budget, generator=round.generator("class_balance/order"), device=round.device)
         return torch.cat(picks)[lot[torch.sort(level[lot], stable=True).indices]]
 
