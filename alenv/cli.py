@@ -15,7 +15,7 @@ from alenv import library
 from alenv.library import nearest
 from alenv.rundir import config_hash, flat
 
-GROUPS = ("dataset", "setting", "net", "trainer", "selector", "oracle", "reward")
+GROUPS = ("dataset", "setting", "net", "trainer", "selector", "oracle", "reward", "experiment")
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -93,7 +93,7 @@ def _keys(config_name: str) -> list[str]:
     chosen = {group: name for item in content["defaults"] if isinstance(item, dict) for group, name in item.items()}
     chosen |= dict(word.split("=", 1) for word in sys.argv[1:] if word.split("=")[0] in GROUPS and "=" in word)
     keys = {*own, *flat(own), *GROUPS}
-    for group in GROUPS:
+    for group in GROUPS[:-1]:  # an experiment has no keys of its own
         names = [name for name in str(chosen.get(group)).split(",") if name in library.names(group)] or library.names(group)
         for name in names:
             keys |= {f"{group}.{key}" for key in flat(library.config(group, name)) if not key.startswith("_")}

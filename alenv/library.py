@@ -12,7 +12,19 @@ from typing import Any
 
 import yaml
 
-GROUPS = ("strategy", "candidates", "selector", "dataset", "setting", "net", "trainer", "reward", "oracle", "encoder")
+GROUPS = (
+    "strategy",
+    "candidates",
+    "selector",
+    "dataset",
+    "setting",
+    "net",
+    "trainer",
+    "reward",
+    "oracle",
+    "encoder",
+    "experiment",
+)
 ALLOWED = "alenv."
 EVERYTHING = "*"  # in a candidate set: every strategy that can be made without parameters
 
@@ -49,6 +61,8 @@ def build(group: str, name: Any, **overrides: Any) -> Any:
     _check(group, GROUPS, "group")
     if group == "candidates":
         return strategies(name)
+    if group == "experiment":
+        raise ValueError(f"an experiment is a set of options, nothing to build; run python -m alenv.train experiment={name}")
     if isinstance(name, Mapping):
         given = {**name, **overrides}
         if "_target_" in given:

@@ -58,7 +58,8 @@ class AutoAL(Selector):
         votes: r: every candidate marks r x B of the pool. With 1, a single candidate's own set is bought.
         split: of the labelled set: by "age", or at "random" (the paper's, and that of the first round, before any purchase).
         cycles: how often a round halves the labelled set, fits FitNet and rotates; they share the steps.
-        fit_epochs: epochs of FitNet on H1 before the rotation.
+        fit_epochs: epochs of FitNet on H1 before the rotation, at most.
+        fit_goal: mean training loss (nats) at which it stops earlier.
         steps: of the rotation FitNet, SearchNet, (loss prediction).
         fit_lr: of FitNet (Adam).
         search_lr: of SearchNet (SGD, momentum 0.9).
@@ -78,7 +79,8 @@ class AutoAL(Selector):
     action_kind = "sample_mix"
 
     def __init__(
-        self, votes: float = 5.0, split: Split = "age", cycles: int = 1, fit_epochs: int = 200, steps: int = 400,
+        self, votes: float = 5.0, split: Split = "age", cycles: int = 1, fit_epochs: int = 200,
+        fit_goal: float = 0.1, steps: int = 400,
         fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 10.0, prior: float = 2.0,
         regularizer: float = 0.0, penalty: Penalty = "quadratic", search: bool = True, loss_prediction: bool = True,
         form: Form = "combined", threshold: Threshold = "quantile", scorer: Scorer = "fit_net",
@@ -91,7 +93,8 @@ class AutoAL(Selector):
             got = f"votes={votes}, cycles={cycles}, slope={slope}, prior={prior}"
             raise ValueError(f"autoal: expected votes >= 1, cycles >= 1, slope > 0, prior >= 0, got {got}")
         self.votes, self.split, self.cycles = votes, split, cycles
-        self.fit_epochs, self.steps, self.fit_lr, self.search_lr, self.loss_lr = fit_epochs, steps, fit_lr, search_lr, loss_lr
+        self.fit_epochs, self.fit_goal, self.steps = fit_epochs, fit_goal, steps
+        self.fit_lr, self.search_lr, self.loss_lr = fit_lr, search_lr, loss_lr
         self.slope, self.prior, self.regularizer, self.penalty, self.scorer = slope, prior, regularizer, penalty, scorer
         self.search, self.loss_prediction, self.form, self.threshold = search, loss_prediction, form, threshold
 
@@ -186,7 +189,7 @@ class AutoAL(Selector):
         return ballot.on(inside, marks).votes(marks).T
 
     def _fit(self, round: Round, rows: Int[Tensor, " h"]) -> TaskModel:
-        """Return FitNet after `fit_epochs` on H1."""
+        """Return FitNet after its epochs on H1."""
         streams, trainer = self.context.streams, self.context.trainer
         inputs, targets = round.labeled_inputs[rows], round.labels[rows]
         with streams.scoped("autoal/fit_net", round.index):
@@ -196,11 +199,15 @@ class AutoAL(Selector):
         net.train()
         for _ in range(self.fit_epochs):
             lot = torch.randperm(len(rows), generator=order, device=round.device)
+            total = torch.zeros((), device=round.device)
             for part in lot.tensor_split(math.ceil(len(rows) / trainer.batch_size)):
                 losses = self._losses(net, inputs[part], targets[part], noise)
                 optimizer.zero_grad(set_to_none=True)
                 losses.mean().backward()
                 optimizer.step()
+                total += losses.detach().sum()
+            if float(total) < self.fit_goal * len(rows):
+                break
         return net.eval()
 
     def _losses(
