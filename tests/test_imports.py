@@ -11,10 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BATTERIES = ("datasets", "nets", "settings", "encoders")
 PLUGINS = ("strategies", "selectors")
 ALLOWED = {
-    "strategies": {"round", "strategy", "model", "trainer", "streams", "ops", "geometry", "gradients", "heads"},
+    "strategies": {"round", "strategy", "model", "trainer", "streams", "ops", "geometry", "gradients", "coverage", "heads"},
     "selectors": {
-        "selector", "ballot", "bandits", "mixing", "rewards", "round", "trainer", "streams", "ops", "geometry", "heads", "model",
-        "campaign",
+        "selector", "strategy", "ballot", "bandits", "mixing", "rewards", "round", "trainer", "streams", "ops", "geometry",
+        "heads", "model", "campaign",
     },
 }  # fmt: skip
 SPEAKERS = ("alenv.doctor", "alenv.catalog")  # commands whose output is their purpose

@@ -1,0 +1,212 @@
+"""Covering a pool with balls or kernels around what is labelled; each function has a brute-force twin in the tests."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from alenv import geometry
+from alenv.round import Round
+from alenv.trainer import has_native_bfloat16
+
+SIDE = 1024  # rows and columns of a kernel block: 4 MB of float32 stay in cache
+LEADERS = 64  # columns computed at once for rows likely to be added next: one wide product costs a tenth of many thin ones
+COINCIDE = 3e-3  # rows of length 1 that are nearer are the same row: float32 knows their distance to 1 % from here on
+Kernel = Callable[[Tensor], Tensor]
+
+
+def ball(closeness: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Return 1 within one bandwidth, 0 within; `closeness` is -(distance / bandwidth)^2, and is overwritten."""
+    return closeness.gt_(-1)
+
+
+def gaussian(closeness: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Return exp(-(distance / bandwidth)^2); `closeness` is -(distance / bandwidth)^2, and is overwritten."""
+    return closeness.exp_()
+
+
+class Coverage:
+    """Greedy maximisation of sum_x u(x) max_{s in S} k(x, s) over the rows x, for a kernel k that falls with distance.
+
+    S holds the labelled rows first; rows are added one by one. A new row lifts the maximum only of those rows that are nearer to
+    it than to all of S, and only through them do gains fall. So all gains are kept exact at the price of about n log(b) kernel
+    columns after the n of the start (n at most for balls, which cover a row once) instead of n a pick, and neither a graph nor
+    an n x n array is held.
+
+    Args:
+        x: rows to cover and to choose from.
+        labeled: rows of S at the start.
+        bandwidth: radius of the ball, or sigma of the Gaussian.
+        kernel: `ball` or `gaussian`.
+        weight: u, non-negative (default: 1).
+
+    Attributes:
+        gain: by how much the sum would grow if a row were added; -inf for rows added.
+        level: max_{s in S} k(x, s).
+    """
+
+    def __init__(
+        self, x: Float[Tensor, "n D"], labeled: Float[Tensor, "l D"], bandwidth: float, kernel: Kernel,
+        weight: Float[Tensor, " n"] | None = None,
+    ) -> None:  # fmt: skip
+        centre = x.mean(0)  # a common offset would eat the digits
+        scale = 2**0.5 / bandwidth
+        self.kernel, self.rows = kernel, _augmented((x - centre) * scale)
+        self.weight = x.new_ones(len(x)) if weight is None else weight
+        self.level = x.new_zeros(len(x))
+        for part in _augmented((labeled - centre) * scale).split(SIDE) if len(labeled) else ():
+            for block in _cuts(len(x), SIDE):
+                self.level[block] = torch.maximum(self.level[block], kernel(_closeness(self.rows[block], part)).amax(1))
+        self.gain = self._gains()
+        self._ready: dict[int, Tensor] = {}
+
+    def add(self, pick: Int[Tensor, ""]) -> None:
+        """Add row `pick` to S and bring the gains up to date."""
+        ready = self._ready.pop(int(pick), None)
+        closeness = _closeness(self.rows, self.rows[pick].unsqueeze(0)).squeeze(1) if ready is None else ready
+        # two radii at most from the pick to a row that loses one of the rows the pick covers
+        touched = torch.nonzero(closeness > -4.001).flatten() if self.kernel is ball else None
+        similar = self.kernel(closeness)
+        lifted = torch.nonzero((similar > self.level) & (self.weight > 0)).flatten()
+        low, high, weight = self.level[lifted], similar[lifted], self.weight[lifted]
+        others = _swapped(self.rows[lifted])
+        for block in _cuts(len(self.rows) if touched is None else len(touched), max(1, SIDE**2 // max(1, len(lifted)))):
+            where = block if touched is None else touched[block]
+            fall = self.kernel(self.rows[where] @ others.T).clamp_(low, high).sub_(low)
+            self.gain[where] -= fall @ weight
+        self.level[lifted] = high
+        self.gain[pick] = -torch.inf
+
+    def take(self, count: int, generator: torch.Generator, score: Callable[[Tensor], Tensor] | None = None) -> Int[Tensor, " k"]:
+        """Add the row of the largest gain, or of the largest score(gains), `count` times; equals fall by lot."""
+        lot = torch.randperm(len(self.rows), generator=generator, device=self.rows.device)
+        picks = []
+        for _ in range(count):
+            worth = self.gain
+            if score is not None:
+                worth = score(worth.clamp(min=0)).masked_fill_(worth == -torch.inf, -torch.inf)
+            picks.append(lot[worth[lot].argmax()])
+            if int(picks[-1]) not in self._ready:
+                leaders = lot[torch.sort(worth[lot], descending=True, stable=True).indices[: min(LEADERS, count)]]
+                columns = _closeness(self.rows, self.rows[leaders]).T.contiguous()
+                self._ready = dict(zip(leaders.tolist(), columns, strict=True))
+            self.add(picks[-1])
+        return torch.stack(picks)
+
+    def _gains(self) -> Float[Tensor, " n"]:
+        """Return all gains at once; the kernel is symmetric, so each block of it serves twice."""
+        gain = torch.zeros(len(self.rows), dtype=torch.float64, device=self.rows.device)
+        filtered = self.kernel is ball and self.rows.is_cpu and has_native_bfloat16(self.rows.device)
+        kernel = _filtered_balls(self.rows) if filtered else None
+        cuts = list(_cuts(len(self.rows), SIDE))
+        for i, left in enumerate(cuts):
+            for right in cuts[i:]:
+                block = kernel(left, right) if kernel else self.kernel(_closeness(self.rows[left], self.rows[right]))
+                if right is not left:
+                    gain[right] += self.weight[left] @ (block - self.level[left, None]).clamp_(min=0)
+                gain[left] += block.sub_(self.level[right]).clamp_(min=0) @ self.weight[right]
+        return gain
+
+
+def _filtered_balls(rows: Float[Tensor, "n E"]) -> Callable[[slice, slice], Float[Tensor, "p q"]]:
+    """Return what gives `ball` of a block of pairs: multiplied in bfloat16, and again in float32 where that may err.
+
+    Rounding both factors and the product to 9 bits errs by less than 2^-7 |x| |y|.
+    """
+    short, norms = rows[:, :-2].bfloat16(), rows[:, -2]
+    lengths = (-2 * norms).sqrt()
+
+    def block(left: slice, right: slice) -> Tensor:
+        within = (short[left] @ short[right].T).float().add_(norms[left, None] + 1).add_(norms[right])
+        slack = float(lengths[left].amax() * lengths[right].amax()) * 2**-7
+        i, j = torch.nonzero(within.abs() <= slack, as_tuple=True)
+        inside = within.gt_(0)
+        for part in _cuts(len(i), SIDE):
+            pairs = rows[left][i[part]] * _swapped(rows[right][j[part]])
+            inside[i[part], j[part]] = ball(pairs.sum(1))
+        return inside
+
+    return block
+
+
+def _augmented(x: Float[Tensor, "n D"]) -> Float[Tensor, "n E"]:
+    """Return rows [x, -|x|^2 / 2, 1]."""
+    return torch.cat([x, x.square().sum(1, keepdim=True) / -2, torch.ones_like(x[:, :1])], 1)
+
+
+def _swapped(rows: Float[Tensor, "n E"]) -> Float[Tensor, "n E"]:
+    """Return rows [x, 1, -|x|^2 / 2]: the product with an augmented row is -|x - y|^2 / 2."""
+    return torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)
+
+
+def _closeness(a: Float[Tensor, "p E"], b: Float[Tensor, "q E"]) -> Float[Tensor, "p q"]:
+    return a @ _swapped(b).T
+
+
+def _cuts(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def covered(x: Float[Tensor, "n D"], centres: Float[Tensor, "c D"], radii: Float[Tensor, " c"]) -> Bool[Tensor, " n"]:
+    """Return which rows of `x` lie within the radius of some centre; block by block."""
+    found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    if len(centres):
+        rows = max(1, geometry.CHUNK_ELEMENTS // len(centres))
+        reach = radii.square()
+        found = torch.cat([(geometry.squared_distances(block, centres) < reach).any(1) for block in x.split(rows)])
+    return found
+
+
+def pure_radius(
+    x: Float[Tensor, "n D"], cluster: Int[Tensor, " n"], purity: float, generator: torch.Generator, sample: int = 2000
+) -> float:
+    """Return the largest radius at which a share `purity` of the rows have none but their own cluster in their ball.
+
+    A ball is pure up to the distance of the nearest row of another cluster, so the radius is a quantile of those distances; of a
+    random `sample` of rows where there are more. Never less than `COINCIDE`.
+    """
+    rows = torch.randperm(len(x), generator=generator, device=x.device)[:sample]
+    nearest = [
+        geometry.squared_distances(x[part], x).masked_fill_(cluster[part, None] == cluster, torch.inf).amin(1)
+        for part in rows.split(max(1, geometry.CHUNK_ELEMENTS // len(x)))
+    ]
+    impure = int((1 - purity) * len(rows) + 1e-9)
+    return max(float(torch.cat(nearest).sort().values[min(impure, len(rows) - 1)].sqrt()), COINCIDE)
+
+
+def smallest_gap(x: Float[Tensor, "n D"]) -> float | None:
+    """Return the smallest distance between two rows that do not coincide, or None if there are no such two."""
+    if len(x) < 2:
+        return None
+    blocks = x.split(max(1, geometry.CHUNK_ELEMENTS // len(x)))
+    apart = (geometry.squared_distances(block, x) for block in blocks)
+    gap = float(torch.stack([a.masked_fill_(a < COINCIDE**2, torch.inf).amin() for a in apart]).amin().sqrt())
+    return gap if gap < torch.inf else None
+
+
+def boundary_distances(logits: Float[Tensor, "n C"], weight: Float[Tensor, "C D"]) -> Float[Tensor, "n C"]:
+    """Return the distance from each row's input of a linear layer to where a class becomes as likely as the predicted one.
+
+    It is (l_y - l_c) / |W_y - W_c| for logits l, weights W and predicted class y; infinite to y itself and to classes of the same
+    weights.
+    """
+    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")  # equal weights are exactly 0 apart
+    apart = torch.where(apart > 0, 1 / apart, torch.inf)
+    top, predicted = logits.max(1, keepdim=True)
+    distances = (top - logits) * apart[predicted.squeeze(1)]
+    return distances.nan_to_num_(nan=torch.inf, posinf=torch.inf)
+
+
+def unit_features(round: Round, name: str) -> tuple[Float[Tensor, "U D"], Float[Tensor, "L D"]]:
+    """Return the features of candidates and labelled examples, scaled to length 1: "embeddings" or a provider's."""
+    if name == "embeddings":
+        return F.normalize(round.embeddings), F.normalize(round.labeled_embeddings)
+    found = round.features(name)
+    return F.normalize(found.candidates), F.normalize(found.labeled)
+
+
+def feature_needs(name: str) -> frozenset[str]:
+    """Return what `unit_features` reads of a round."""
+    return frozenset({"embeddings", "labeled_embeddings"} if name == "embeddings" else {f"features:{name}"})
