@@ -1,24 +1,29 @@
 """What an action was worth: each reward by hand-worked numbers, and which one stands in for which."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from alenv import library
+from alenv.env import ActiveLearningEnv
 from alenv.rewards import (
+    ClassBalance,
     EntropyGain,
     Gain,
     ImportanceWeightedAccuracy,
     Level,
+    MinusOneUntilTarget,
     NormalizedGain,
     Reward,
     TerminalArea,
     Trace,
     fallback,
 )
+from alenv.runner import Runner
 
-ON_VALIDATION = [Gain(), Level(), NormalizedGain(), TerminalArea()]
+ON_VALIDATION = [Gain(), Level(), NormalizedGain(), TerminalArea(), MinusOneUntilTarget()]
 
 
 def named(reward: Reward) -> str:
@@ -130,4 +135,87 @@ def test_without_validation_another_reward_stands_in_and_says_so(reward: Reward,
 def test_every_reward_declares_what_it_reads_and_has_a_name() -> None:
     access = {name: library.build("reward", name).access for name in library.names("reward")}
     on_validation = dict.fromkeys(["gain", "level", "normalized_gain", "terminal_area"], "validation")
-    assert access == {**on_validation, "entropy_gain": "pool", "iw_accuracy": "purchases"}
+    on_purchases = dict.fromkeys(["iw_accuracy", "class_balance"], "purchases")
+    on_validation["minus_one_until_target"] = "validation"
+    assert access == {**on_validation, **on_purchases, "entropy_gain": "pool", "oracle_gain": "test"}
+
+
+def bought(labels: list[int], counts: list[int], batch: int | None = None) -> Trace:
+    return Trace(labels=torch.tensor(labels, dtype=torch.int64), class_counts=torch.tensor(counts), batch=batch or len(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "counts", "reward"),
+    [
+        ([0, 1, 1, 2], [5, 4, 1], (1 / 5 + 1 / 4 + 1 / 4 + 1) / 4),
+        ([2, 2], [3, 3, 0], 1.0),  # a class without labels counts as one with a single label
+        ([0, 1], [6, 2, 2], (-1 / 6 + 1 / 2) / 2),  # six of ten is more than half
+        ([0, 1], [5, 3, 2], (1 / 5 + 1 / 3) / 2),  # half is not
+    ],
+)
+def test_class_balance_pays_for_rare_classes_and_charges_for_the_majority(
+    labels: list[int], counts: list[int], reward: float
+) -> None:
+    assert ClassBalance()(bought(labels, counts)) == pytest.approx(reward)
+
+
+def test_class_balance_gives_nothing_for_purchases_without_a_label() -> None:
+    assert ClassBalance()(bought([1], [1, 1, 4], batch=4)) == pytest.approx(1 / 4)
+    assert ClassBalance()(bought([], [1, 1, 4], batch=4)) == 0
+
+
+def test_every_round_begun_below_the_target_costs_one() -> None:
+    values = [0.5, 0.7, 0.9, 0.85, 0.95]
+    costs = [MinusOneUntilTarget(0.9)(curve(*values[: t + 1])) for t in range(1, len(values))]
+    assert costs == [-1, -1, 0, 0]
+    assert MinusOneUntilTarget(0.4)(curve(*values)) == 0
+
+
+@pytest.mark.parametrize("target", [0.0, 1.5])
+def test_a_target_outside_the_range_of_accuracy_is_refused(target: float) -> None:
+    with pytest.raises(ValueError, match="minus_one_until_target"):
+        MinusOneUntilTarget(target)
+
+
+SMALL = {"selector": "random_pick", "strategies": ["margin", "uniform"], "budget": {"rounds": 2}, "device": "cpu"}
+
+
+def test_minus_one_sums_to_minus_the_length_of_a_campaign_that_stops_at_the_target() -> None:
+    target = {"name": "minus_one_until_target", "target": 0.75}
+    run = Runner.of(SMALL | {"reward": target, "budget": {"rounds": 15}, "stop": {"accuracy": 0.75}}).run()
+    assert 0 < len(run.rounds) - 1 < 15
+    assert sum(r.reward or 0 for r in run.rounds) == -(len(run.rounds) - 1)
+
+
+def test_class_balance_of_a_campaign_is_that_of_its_labels() -> None:
+    runner = Runner.of(SMALL | {"reward": "class_balance"})
+    run = runner.run()
+    labels = [runner.env.campaign.pool.labels[i].item() for i in runner.env.campaign.pool.order]
+    counts = [labels[:20].count(c) for c in range(10)]
+    expected = sum(1 / max(1, counts[y]) for y in labels[20:40]) / 20
+    assert run.rounds[1].reward == pytest.approx(expected)
+
+
+def test_a_reward_that_reads_test_labels_is_refused_to_whoever_is_no_oracle() -> None:
+    with pytest.raises(ValueError, match="OracleGain reads test labels"):
+        Runner.of(SMALL | {"reward": "oracle_gain"})
+    with pytest.raises(ValueError, match="OracleGain reads test labels"):
+        ActiveLearningEnv(reward="oracle_gain")
+
+
+def test_an_oracle_is_paid_in_test_accuracy() -> None:
+    run = Runner.of(SMALL | {"selector": "strategy_oracle", "reward": "oracle_gain"}).run()
+    levels = [r.metrics["accuracy"] or 0 for r in run.rounds]
+    assert [r.reward for r in run.rounds[1:]] == [b - a for a, b in itertools.pairwise(levels)]
+
+
+def test_no_other_reward_is_shown_test_metrics() -> None:
+    seen: list[Trace] = []
+
+    class Curious(Gain):
+        def __call__(self, trace: Trace) -> float:
+            seen.append(trace)
+            return 0.0
+
+    Runner.of(SMALL | {"reward": Curious()}).run()
+    assert [trace.test for trace in seen] == [[], []]
