@@ -130,6 +130,10 @@ class Runner:
             joint=config.get("joint", False), features=config.get("features"), cache=config.get("cache", "auto"),
         )  # fmt: skip
         seed, fresh = config.get("seed", 0), config.get("fresh", False)
+        if selector.per_class:
+            classes = problem.task(seed).num_classes
+            arms = {f"{s}({c})": library.build("strategy", s, target=c) for s in selector.per_class for c in range(classes)}
+            problem = replace(problem, strategies={**problem.strategies, **arms})
         return cls(problem, selector, seed, directory, config, callbacks, fresh, stop.get("seconds"))
 
     def run(self) -> Run:

@@ -73,6 +73,7 @@ class Selector(ABC):
         mixing: how the environment turns weights into a batch ("pick" and "mix").
         votes: r of "sample_mix".
         requires: names of strategies it needs among the candidates.
+        per_class: names of strategies with a parameter `target` that it wants once for every class, beside the candidates.
         candidates: a candidate set it insists on (as `strategies=` takes it); None leaves the choice to the user.
         reward: the reward it wants unless the user asks for another; None for the environment's default.
         oracle: it peeks at hidden labels (simulation only, an upper line in comparisons).
@@ -82,6 +83,7 @@ class Selector(ABC):
     mixing: Mixing = "quota"
     votes: float = 1.0
     requires: tuple[str, ...] = ()
+    per_class: tuple[str, ...] = ()
     candidates: Any = None
     reward: str | None = None
     oracle: ClassVar[bool] = False
