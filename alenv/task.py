@@ -1,11 +1,15 @@
 """What is learned: a data set as read (`Source`), and the same under a setting (`Task`)."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int, Num
 from torch import Tensor
+
+from alenv.pool import OUTSIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +111,18 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The index lists a setting makes of a source: positions in its train and test examples."""
+    """The index lists a setting makes of a source: positions in its train and test examples.
+
+    Attributes:
+        classes: the classes of the task, ascending; pool examples of any other are of no class. None: all of them.
+        facts: what the setting realised, for the records.
+    """
 
     pool: Int[Tensor, " N"]
     validation: Int[Tensor, " V"]
     test: Int[Tensor, " E"]
+    classes: tuple[int, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +133,14 @@ class Task:
 
     Attributes:
         inputs: (N, ...) of the pool, on the device.
-        targets: (N,) hidden targets. Only an `Oracle` may hold them: strategies and selectors never see a task.
+        targets: (N,) hidden targets; `pool.OUTSIDE` for examples of none of the classes. Only an `Oracle` may hold them:
+            strategies and selectors never see a task.
         ids: N stable ids.
         validation: labelled examples for rewards and selectors.
         test: examples that nothing but the records looks at.
         kind: what targets are; "classes".
         primary: the metric that summaries integrate and rewards improve.
+        facts: what the setting realised (the rate of examples of no class, say).
     """
 
     name: str
@@ -144,6 +157,7 @@ class Task:
     kind: str = "classes"
     metrics: tuple[str, ...] = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")
     primary: str = "accuracy"
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -160,12 +174,21 @@ class Task:
             raise ValueError(
                 f"{source.name}: the {setting} setting left no example in the pool; lower validation= or bring more data"
             )
-        pool = source.train.take(split.pool).to(device)
-        test = (source.test or source.train).take(split.test)
+        kept = range(len(source.classes)) if split.classes is None else split.classes
+        number = torch.full((len(source.classes),), OUTSIDE)
+        number[list(kept)] = torch.arange(len(kept))
+
+        def part(examples: Examples, rows: Int[Tensor, " k"]) -> Examples:
+            taken = examples.take(rows)
+            targets = torch.where(taken.targets >= 0, number[taken.targets], taken.targets)
+            return replace(taken, targets=targets).to(device)
+
+        pool = part(source.train, split.pool)
         return cls(
             source.name, setting, pool.inputs, pool.targets, pool.ids,
-            source.train.take(split.validation).to(device), test.to(device),
-            source.classes, source.mean.to(device), source.std.to(device), source.augmentation,
+            part(source.train, split.validation), part(source.test or source.train, split.test),
+            tuple(source.classes[c] for c in kept), source.mean.to(device), source.std.to(device), source.augmentation,
+            facts=split.facts,
         )  # fmt: skip
 
     def fingerprint(self) -> str:
