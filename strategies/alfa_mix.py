@@ -20,7 +20,7 @@ class ALFAMix(Strategy):
 
     A candidate z is mixed with the mean z* of each class that has labels, z + a (z* - z) by components. Who flips is clustered,
     by normalised embedding, into B clusters, and the one nearest each centre is bought; where fewer than B flip, others follow
-    by lot. O(U C D + iterations x U B D) in closed form, U C D a cap and a step otherwise; memory one block.
+    by lot. O(U C D + iterations x U B D) in closed form, U C^2 D a cap and a step otherwise; memory one block.
 
     In closed form, a = (cap / sqrt D) |z* - z| g / |g| / (z* - z) for the gradient g of the cross-entropy at the prediction.
     Put in, this is a step of length (cap / sqrt D) |z* - z| along g / |g|, whatever the direction of z* - z; a linear head
