@@ -82,10 +82,10 @@ def entry(name: str) -> Entry:
 
 
 def described(docstring: str) -> tuple[str, str, dict[str, str]]:
-    """Return a class docstring's first sentence, the sentences that start with "O(", and its parameters by name."""
+    """Return a class docstring's first sentence, the sentences on cost, and its parameters by name."""
     prose, _, rest = docstring.partition("\nArgs:\n")
     sentences = [s for block in prose.split("\n\n") for s in re.split(r"(?<=[.])\s+(?=[A-Z])", _line(block))]
-    cost = " ".join(s for s in sentences if s.startswith("O("))
+    cost = " ".join(s for s in sentences if re.match(r"(With .*, )?O\(", s))
     section = re.split(r"\n(?=\S)", rest)[0]  # up to the next heading
     items = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
     return sentences[0], cost, {key: _line(text) for key, text in items}

@@ -47,7 +47,7 @@ class Strategy(ABC):
         family: one of `FAMILIES`, for strategies of the library.
 
     `docs/strategies.md` is made of what a class says of itself: the head of its file is the source; the docstring's first
-    sentence is the rule, a sentence that starts with "O(" the cost, "Args:" the parameters.
+    sentence is the rule, one that starts with "O(" (or "With P = ..., O(") the cost, "Args:" the parameters.
     """
 
     needs: frozenset[str] = frozenset()
