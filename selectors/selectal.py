@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alenv import geometry
 from alenv.ballot import Ballot
+from alenv.bandits import highest
 from alenv.round import Round
 from alenv.selector import Context, Observation, Selector, Transition
 from alenv.strategy import best_first
@@ -81,7 +82,7 @@ class SelectAL(Selector):
         trials = [trial for repeat in range(self.repeats) for trial in self.trials(round, repeat)]
         accuracy = self.accuracies(round, trials)
         self._logs = {f"accuracy/{name}": value for name, value in zip(REGIMES, accuracy.tolist(), strict=True)}
-        regime = int(best_first(-accuracy, round.generator("selectal/ties"), 1))
+        regime = highest(-accuracy, self.context.streams.on("cpu")("selector/selectal", round.index))
         return ballot.names.index(self.requires[regime])
 
     def update(self, transition: Transition) -> dict[str, float]:

@@ -3,8 +3,8 @@
 import torch
 
 from alenv.ballot import Ballot
+from alenv.bandits import highest
 from alenv.selector import Observation, Selector, merit
-from alenv.strategy import best_first
 
 
 class StrategyOracle(Selector):
@@ -28,4 +28,4 @@ class StrategyOracle(Selector):
         assert self.context.simulate is not None
         values = [merit(self.context.simulate(k), self.metric) for k in range(len(ballot.names))]
         generator = self.context.streams.on("cpu")("selector/strategy_oracle", ballot.round.index)
-        return int(best_first(torch.tensor(values, dtype=torch.float64), generator, 1))
+        return highest(torch.tensor(values, dtype=torch.float64), generator)

@@ -57,7 +57,7 @@ class Tailor(Selector):
 
     def act(self, observation: Observation, ballot: Ballot) -> Any:
         """Return the share of slots that each strategy won."""
-        labels = torch.bincount(ballot.round.labels, minlength=self.context.num_classes).cpu()
+        labels = torch.bincount(ballot.round.labels, minlength=self.context.num_classes).to(self.counts.device)
         pulls = self.pulls(labels, ballot.budget, self.context.streams.on("cpu")("selector/tailor", ballot.round.index))
         return weights_action(pulls / pulls.sum())
 
@@ -76,7 +76,7 @@ class Tailor(Selector):
 
     def update(self, transition: Transition) -> dict[str, float]:
         """Fade the counts and add the labels that came."""
-        labels, names = transition.labels.cpu(), self.context.strategies
+        labels, names = transition.labels.to(self.counts.device), self.context.strategies
         by = torch.tensor([names.index(name) for name in transition.query.chosen_by], dtype=torch.int64)
         usable = labels >= 0
         arrived = torch.zeros_like(self.counts).index_put((by[usable], labels[usable]), torch.ones(()).double(), accumulate=True)
