@@ -11,9 +11,9 @@ from torch import Tensor
 from alenv.ops import draw, mask_without
 from alenv.trainer import has_native_bfloat16
 
-PROPOSALS = 256  # points proposed at once when points are drawn by squared distance
+PROPOSALS = 512  # rows proposed at once by greedy seeding
 SAMPLE = 2**14  # rows that judge the proposals of greedy seeding
-LEADERS = 1024  # points the k-centre greedy brings up to date at once
+LEADERS = 1024  # points brought up to date at once where the next one is the first or the farthest
 REFRESHED = 256  # clusters whose nearest one is looked up at once by average linkage, at least
 CHUNK_ELEMENTS = 2**21  # numbers of a distance block held at once: 8 MB of float32
 COARSE_WORK = 2**31  # multiplications a pass from which on k-means assigns in bfloat16, where that is native
@@ -44,8 +44,10 @@ class Points(ABC):
         """Return |p_i - q_j|^2 - |p_i|^2: what tells the others apart for each point."""
 
     def squared_distances(self: P, others: P) -> Float[Tensor, "n k"]:
-        """Return |p_i - q_j|^2, never negative."""
-        return self.gaps(others).add_(self.norms.unsqueeze(1)).clamp_(min=0)
+        """Return |p_i - q_j|^2, 0 within rounding."""
+        norms = self.norms.unsqueeze(1)
+        distance = self.gaps(others).add_(norms)
+        return distance.masked_fill_(distance <= DIGITS * norms, 0.0)
 
     def to_nearest(self: P, others: P) -> Float[Tensor, " n"]:
         """Return the squared distance of each point to the nearest of the others, 0 within rounding; block by block."""
@@ -74,7 +76,8 @@ class Rows(Points):
 def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"]) -> Float[Tensor, "n k"]:
     """Return |a_i - b_j|^2, never negative, from one matrix product."""
     centre = b.mean(0)  # a common offset would eat the digits
-    return Rows(a - centre).squared_distances(Rows(b - centre))
+    rows = Rows(a - centre)
+    return rows.gaps(Rows(b - centre)).add_(rows.norms.unsqueeze(1)).clamp_(min=0)
 
 
 def nearest(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
@@ -97,24 +100,82 @@ def _without(x: Float[Tensor, "n D"], offset: Tensor | float) -> Float[Tensor, "
 def spread(points: Points, k: int, generator: torch.Generator, first: Int[Tensor, " 1"]) -> Int[Tensor, " k"]:
     """Return `first` and k - 1 more points, drawn one by one in proportion to the squared distance to the nearest drawn before.
 
-    Once all remaining points coincide with a drawn one, the rest is uniform among those not drawn yet. Points are drawn in
-    blocks: distances only shrink, so stale ones are upper bounds, and a proposal drawn from them and kept with probability
-    true / stale follows the law of one-by-one drawing exactly; the points are read once a block instead of once a draw.
+    Once all remaining points coincide with a drawn one, the rest is uniform among those not drawn yet.
+
+    The draws are a race: each point has a random amount of time left, exponential, that passes at the rate of its squared
+    distance; who runs out is drawn. Distances only shrink, so what is known of a point at any time bounds its finish from
+    below: only the points that could finish next are brought up to date. The law is exact, and most points are read once.
     """
-    picks, left = [first], k - 1
-    distance = points.to_nearest(points.at(first)).index_fill_(0, first, 0.0)
-    while left:
-        proposals = _proposals(distance, min(PROPOSALS, 2 * left), generator)
-        if len(proposals) == 0:
-            return torch.cat([*picks, _by_lot(torch.cat(picks), len(points), left, generator)])
-        proposed = points.at(proposals)
-        between = proposed.squared_distances(proposed).masked_fill_(proposals.unsqueeze(1) == proposals, 0.0)
-        lots = torch.rand(len(proposals), generator=generator, device=distance.device, dtype=torch.float64)
-        kept = proposals[_thinned(between, distance[proposals], lots)[:left]]
-        distance = torch.minimum(distance, points.to_nearest(points.at(kept))).index_fill_(0, kept, 0.0)
-        picks.append(kept)
-        left -= len(kept)
-    return torch.cat(picks)
+    picks, done = torch.cat([first, first.new_zeros(k - 1)]), 1
+    times = torch.zeros(k, dtype=torch.float64, device=first.device)  # when each was drawn
+    rate = points.to_nearest(points.at(first)).index_fill_(0, first, 0.0)
+    left = torch.empty(len(points), dtype=torch.float64, device=first.device).exponential_(generator=generator)
+    seen = torch.ones_like(left, dtype=torch.int64)  # how many picks the rate of a point knows of
+    finish, chosen, size = left / rate, first, LEADERS
+    while done < k:
+        size = LEADERS if len(chosen) else 4 * size  # bounds may be far off: then they are mended in fewer rounds
+        bound, leaders = _lowest(finish, size)
+        leaders = leaders[seen[leaders].argsort()]
+        for some in leaders.split(max(1, LEADERS // 4)):
+            _catch_up(points, some, picks[:done], times[:done], rate, left, seen)
+        steps = min(k - done, len(leaders), 2 * len(chosen) + 16)
+        race = _race(points.at(leaders), rate[leaders], left[leaders], times[done - 1], bound, steps)
+        chosen, drawn, rate[leaders], left[leaders], finish[leaders] = race
+        if len(chosen) == 0 and bool(finish.isinf().all()):
+            return torch.cat([picks[:done], _by_lot(picks[:done], len(points), k - done, generator)])
+        picks[done : done + len(chosen)], times[done : done + len(chosen)] = leaders[chosen], drawn
+        done += len(chosen)
+        seen[leaders] = done
+    return picks
+
+
+def _lowest(bounds: Float[Tensor, " n"], size: int) -> tuple[Float[Tensor, ""], Int[Tensor, " q"]]:
+    """Return `size` positions of the lowest bounds, and the lowest of the others."""
+    if len(bounds) <= size:
+        return bounds.new_tensor(torch.inf), torch.arange(len(bounds), device=bounds.device)
+    lowest = bounds.topk(size + 1, largest=False)
+    return lowest.values[-1], lowest.indices[:-1]
+
+
+def _catch_up(
+    points: P, some: Int[Tensor, " q"], picks: Int[Tensor, " t"], times: Float[Tensor, " t"], rate: Float[Tensor, " n"],
+    left: Float[Tensor, " n"], seen: Int[Tensor, " n"],
+) -> None:  # fmt: skip
+    """Tell `some` points of the picks they have missed: lower their rates and let their time pass, in place."""
+    start = int(seen[some].min())
+    if start == len(picks):
+        return
+    between = points.at(some).squared_distances(points.at(picks[start:]))
+    rates = torch.cat([rate[some].unsqueeze(1), between], dim=1).cummin(1).values  # after each pick
+    missed = torch.arange(start, len(picks), device=some.device) >= seen[some].unsqueeze(1)
+    passed = (rates[:, :-1] * missed).double() @ times[start - 1 :].diff()
+    left[some] = (left[some] - passed).clamp_(min=1e-12)  # rounding may not end a race that is still on
+    rate[some] = rates[:, -1]
+
+
+def _race(
+    near: P, rate: Float[Tensor, " q"], left: Float[Tensor, " q"], now: Float[Tensor, ""], bound: Float[Tensor, ""], count: int
+) -> tuple[Int[Tensor, " c"], Float[Tensor, " c"], Float[Tensor, " q"], Float[Tensor, " q"], Float[Tensor, " q"]]:
+    """Let points race until `count` have finished or someone else may be next.
+
+    Returns:
+        Who finished, and when; rates and time left thereafter; when each would finish.
+    """
+    chosen, drawn, flags = [], [], []
+    stands = torch.ones((), dtype=torch.bool, device=rate.device)
+    for _ in range(count):
+        finish = now + left / rate
+        soonest, pick = finish.min(0)
+        stands = stands & (soonest <= bound) & soonest.isfinite()
+        after = torch.minimum(rate, near.to_nearest(near.at(pick.view(1)))).index_fill_(0, pick, 0.0)
+        passed = (left - rate * (soonest - now)).index_fill_(0, pick, 1.0)  # who is drawn stands still with some time left
+        left = torch.where(stands, passed, left)
+        rate, now = torch.where(stands, after, rate), torch.where(stands, soonest, now)
+        chosen.append(pick)
+        drawn.append(soonest)
+        flags.append(stands)
+    count = int(torch.stack(flags).sum())
+    return torch.stack(chosen)[:count], torch.stack(drawn)[:count], rate, left, now + left / rate
 
 
 def kmeans_plus_plus(x: Float[Tensor, "n D"], k: int, generator: torch.Generator, trials: int = 1) -> Int[Tensor, " k"]:
@@ -137,7 +198,7 @@ def _greedy_spread(points: Rows, k: int, generator: torch.Generator, first: Int[
     judges = slice(None) if len(points) <= SAMPLE else _by_lot(first, len(points), SAMPLE, generator)
     panel = points.at(judges)
     while left:
-        proposals = _proposals(distance, min(2 * PROPOSALS, trials * left), generator).unique()
+        proposals = _proposals(distance, min(PROPOSALS, trials * left), generator).unique()
         if len(proposals) == 0:
             return torch.cat([*picks, _by_lot(torch.cat(picks), len(points), left, generator)])
         between = points.at(proposals).squared_distances(panel)
@@ -177,15 +238,6 @@ def _by_lot(taken: Int[Tensor, " t"], size: int, count: int, generator: torch.Ge
     return lot[mask_without(size, taken)[lot]][:count]
 
 
-def _thinned(between: Float[Tensor, "p p"], stale: Float[Tensor, " p"], lots: Float[Tensor, " p"]) -> Int[Tensor, " q"]:
-    """Return which proposals stand: each with probability (distance given those kept before it) / (stale distance)."""
-    kept: list[int] = []
-    for j, (row, bound, lot) in enumerate(zip(between.tolist(), stale.tolist(), lots.tolist(), strict=True)):
-        if all(row[i] > lot * bound for i in kept):
-            kept.append(j)
-    return torch.tensor(kept, dtype=torch.int64, device=between.device)
-
-
 def kcenter(
     x: Float[Tensor, "n D"], k: int, generator: torch.Generator, covered: Float[Tensor, "m D"] | None = None
 ) -> Int[Tensor, " k"]:
@@ -209,25 +261,20 @@ def kcenter(
         picks[0], done = lot[points.to_nearest(Rows(points.x.mean(0, keepdim=True)))[lot].argmin()], 1
         distance = points.to_nearest(points.at(picks[:1])).index_fill_(0, picks[:1], -torch.inf)
     seen = torch.full((len(x),), done, device=x.device)  # how many picks the distance of a row knows of
+    chosen, size = picks[:1], LEADERS
     while done < k:
-        bound, leaders = _leaders(distance, lot)
+        size = LEADERS if len(chosen) else 4 * size
+        bound, order = _lowest(-distance[lot], size)
+        leaders = lot[order.sort().values]  # the first of equal ones is next
         near, best = points.at(leaders), distance[leaders]
         missed = picks[int(seen[leaders].min()) : done]
         if len(missed):
             best = torch.minimum(best, near.to_nearest(points.at(missed)))
-        chosen, best = _farthest(near, best, bound, min(k - done, len(leaders)))
+        chosen, best = _farthest(near, best, -bound, min(k - done, len(leaders), 2 * len(chosen) + 16))
         picks[done : done + len(chosen)] = leaders[chosen]
         done += len(chosen)
         distance[leaders], seen[leaders] = best, done
     return picks
-
-
-def _leaders(distance: Float[Tensor, " n"], lot: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Int[Tensor, " q"]]:
-    """Return the rows of largest distance, in the order of the lot, and the largest distance of the others."""
-    if len(lot) <= LEADERS:
-        return distance.new_tensor(-torch.inf), lot
-    top = distance[lot].topk(LEADERS + 1)
-    return top.values[-1], lot[top.indices[:-1].sort().values]
 
 
 def _farthest(

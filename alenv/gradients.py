@@ -31,12 +31,16 @@ class Gradients(Points):
 
     def products(self, others: "Gradients") -> Float[Tensor, "n k"]:
         """Return <g_i, g_j>."""
-        bias = self.h.new_tensor([float(self.bias)])
-        return torch.addmm(bias, self.h, others.h.T).mul_(self.a @ others.a.T)
+        return (self.a @ others.a.T).mul_(self._inputs(others))
 
     def gaps(self, others: "Gradients") -> Float[Tensor, "n k"]:
         """Return |g_i - g_j|^2 - |g_i|^2."""
-        return torch.add(others.norms, self.products(others), alpha=-2)
+        return torch.addcmul(others.norms, self.a @ others.a.T, self._inputs(others), value=-2)
+
+    def _inputs(self, others: "Gradients") -> Float[Tensor, "n k"]:
+        """Return the products of the layer's inputs."""
+        bias = self.h.new_tensor([float(self.bias)])
+        return torch.addmm(bias, self.h, others.h.T)
 
     def dense(self) -> Float[Tensor, "n E"]:
         """Return the gradients written out, E = C (D + 1) or C D: for few of them."""

@@ -113,15 +113,38 @@ def test_draws_in_blocks_have_the_potential_of_draws_one_by_one():
     assert (blocks.mean() - single.mean()).abs() < 4 * ((blocks.var() + single.var()) / 60).sqrt()
 
 
-@pytest.mark.parametrize("proposals", [2, 7, 256])
-def test_the_law_of_the_second_pick_is_the_squared_distance(proposals, monkeypatch):
-    monkeypatch.setattr(geometry, "PROPOSALS", proposals)
+@pytest.mark.parametrize("leaders", [1, 2, 1024])
+def test_the_law_of_the_second_pick_is_the_squared_distance(leaders, monkeypatch):
+    monkeypatch.setattr(geometry, "LEADERS", leaders)
     gradients = Gradients(torch.tensor([[2.0], [1.0], [0.0], [-1.0]]), torch.ones(4, 1), bias=False)
     generator, first = Streams(0)("law"), torch.tensor([0])
     seconds = torch.stack([geometry.spread(gradients, 2, generator, first)[1] for _ in range(700)]).bincount(minlength=4)
     expected = 700 * torch.tensor([1.0, 4.0, 9.0]) / 14
     assert seconds[0] == 0
     assert ((seconds[1:] - expected).square() / expected).sum() < 16  # chi-square, 2 degrees
+
+
+@pytest.mark.parametrize("leaders", [3, 16, 100])
+def test_how_many_points_are_kept_up_to_date_changes_no_draw(leaders, monkeypatch):
+    draw = Streams(5)("points")
+    points = geometry.Rows(torch.randn(600, 5, generator=draw, dtype=torch.float64))
+    first = torch.tensor([17])
+    expected = geometry.spread(points, 80, Streams(0)("race"), first)
+    monkeypatch.setattr(geometry, "LEADERS", leaders)
+    assert geometry.spread(points, 80, Streams(0)("race"), first).tolist() == expected.tolist()
+
+
+def test_the_race_is_that_of_points_all_kept_up_to_date():
+    gradients = pseudo_gradients(a_round(size=200))
+    points, first = geometry.Rows(gradients.dense().double()), torch.tensor([3])
+    left = torch.empty(200, dtype=torch.float64).exponential_(generator=Streams(0)("race"))
+    picks, rate = [3], (points.x - points.x[3]).square().sum(1)
+    for _ in range(30):
+        picks.append(int((left / rate).argmin()))
+        left = left - rate * (left / rate)[picks[-1]]
+        rate = torch.minimum(rate, (points.x - points.x[picks[-1]]).square().sum(1))
+        left[picks[-1]] = 1.0
+    assert geometry.spread(points, 31, Streams(0)("race"), first).tolist() == picks
 
 
 def test_badge_never_holds_the_gradients_written_out(monkeypatch):
@@ -135,7 +158,7 @@ def test_badge_never_holds_the_gradients_written_out(monkeypatch):
 
     monkeypatch.setattr(Gradients, "gaps", watched)
     monkeypatch.setattr(geometry, "CHUNK_ELEMENTS", 2000)
-    monkeypatch.setattr(geometry, "PROPOSALS", 16)
+    monkeypatch.setattr(geometry, "LEADERS", 64)
     Badge().select(a_round(size=1000), 40)
     assert largest[0] <= 2000
 
