@@ -14,7 +14,7 @@ from torch import Tensor
 from alenv.arrays import Rows
 from alenv.ballot import Ballot
 from alenv.clock import Clock
-from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix
+from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix, sample_shares
 from alenv.model import TaskModel
 from alenv.pool import HIDDEN, Pool
 from alenv.record import Record
@@ -40,6 +40,7 @@ class Plan:
         action: "pick" one strategy, "mix" them, "sample_mix" them for every sample, or "sample_draw" from masses on samples.
         mixing: how weights become a batch ("pick" and "mix" only).
         votes: r of "sample_mix": each strategy marks r x B candidates.
+        shares: of "sample_mix": strategies buy shares of the batch; else it goes to the highest weighted sums of votes.
         draws: T stochastic draws for strategies that ask for them.
         stop_accuracy: end the campaign once the primary metric on validation is this high.
     """
@@ -50,6 +51,7 @@ class Plan:
     action: ActionKind = "pick"
     mixing: Mixing = "quota"
     votes: float = 2.0
+    shares: bool = False
     draws: int = 10
     stop_accuracy: float | None = None
 
@@ -328,7 +330,8 @@ class Campaign:
         generator = self.streams("mixing", self.index)
         weights = action_weights(self.plan.action, action, len(self.strategies), len(self.pool)).to(self.trainer.device)
         if self.plan.action == "sample_mix":
-            return sample_mix(weights[self.round.candidates], ballot, ballot.budget, self.plan.votes, generator)
+            buy = sample_shares if self.plan.shares else sample_mix
+            return buy(weights[self.round.candidates], ballot, ballot.budget, self.plan.votes, generator)
         if self.plan.action == "sample_draw":
             return sample_draw(weights[self.round.candidates], ballot, ballot.budget, generator)
         return mix(self.plan.mixing, weights, ballot, ballot.budget, generator)

@@ -59,11 +59,11 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     ## Arguments
     dataset, setting, net, trainer, strategies, reward, oracle: names as on the command line (or mappings with `name` and
     parameters). action: "pick", "mix", "sample_mix" or "sample_draw". mixing: how weights become a batch, "quota", "slots" or
-    "blend". votes: r of "sample_mix". initial, batch, rounds: the budget. validation: size or share of the validation split.
-    draws: T. stop_accuracy: see above. device: "cpu", "cuda", "auto". max_strategies: S_max. render_mode: see `render`.
-    problem: a ready `Problem` instead of all that describes one (not JSON-able). directory: where oracles may keep files.
-    peek: allow a reward that reads test labels (upper lines in simulation). features: encoders by the name strategies ask for,
-    such as `semantic: simclr`.
+    "blend". votes: r of "sample_mix". shares: its strategies buy shares of the batch. initial, batch, rounds: the budget.
+    validation: size or share of the validation split. draws: T. stop_accuracy: see above. device: "cpu", "cuda", "auto".
+    max_strategies: S_max. render_mode: see `render`. problem: a ready `Problem` instead of all that describes one (not
+    JSON-able). directory: where oracles may keep files. peek: allow a reward that reads test labels (upper lines in
+    simulation). features: encoders by the name strategies ask for, such as `semantic: simclr`.
 
     ## Version History
     v0: first.
@@ -74,12 +74,12 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     def __init__(
         self, dataset: Any = "digits", setting: str = "standard", net: Any = "linear", trainer: Any = "default",
         strategies: Any = "autoal7", action: ActionKind = "pick", mixing: Mixing = "quota", votes: float = 2.0,
-        initial: int = 20, batch: int = 20, rounds: int = 15, validation: float | int | None = None, reward: Any = "gain",
-        oracle: Any = "simulated", draws: int = 10, stop_accuracy: float | None = None, device: str = "cpu",
+        shares: bool = False, initial: int = 20, batch: int = 20, rounds: int = 15, validation: float | int | None = None,
+        reward: Any = "gain", oracle: Any = "simulated", draws: int = 10, stop_accuracy: float | None = None, device: str = "cpu",
         max_strategies: int = 64, render_mode: str | None = None, problem: Problem | None = None, directory: str | None = None,
         peek: bool = False, features: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        plan = Plan(initial, batch, rounds, action, mixing, votes, draws, stop_accuracy)
+        plan = Plan(initial, batch, rounds, action, mixing, votes, shares, draws, stop_accuracy)
         self.problem = problem or assemble(
             dataset=dataset, setting=setting, net=net, trainer=trainer, strategies=strategies, plan=plan, reward=reward,
             oracle=oracle, device=device, validation=validation, features=features,

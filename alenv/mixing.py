@@ -58,16 +58,21 @@ def quota(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: 
     """
     del generator
     seats = allot(weights, budget)
+    wishes = [ballot.wish(s, budget).tolist() if seat else [] for s, seat in enumerate(seats)]
+    taken, by = _turns(seats, weights, wishes)
+    return _batch(ballot, taken, [ballot.names[s] for s in by], weights)
+
+
+def _turns(seats: list[int], weights: Float[Tensor, " S"], wishes: list[list[int]]) -> tuple[list[int], list[int]]:
+    """Return positions and who took them: in order of weight, each strategy takes the first of its wishes that are free."""
     taken: list[int] = []
-    by: list[str] = []
+    by: list[int] = []
     for s in torch.sort(weights, descending=True, stable=True).indices.tolist():
-        if seats[s] == 0:
-            continue
         known = set(taken)
-        free = [p for p in ballot.wish(s, budget).tolist() if p not in known][: seats[s]]
+        free = [p for p in wishes[s] if p not in known][: seats[s]]
         taken += free
-        by += [ballot.names[s]] * len(free)
-    return _batch(ballot, taken, by, weights)
+        by += [s] * len(free)
+    return taken, by
 
 
 def slots(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
@@ -134,6 +139,32 @@ def sample_mix(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes
     best = bought.max(0)
     by = [ballot.names[s] if value > 0 else NOBODY for value, s in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
     return _batch(ballot, positions.tolist(), by, weights[positions].mean(0))
+
+
+def sample_shares(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes: float, generator: torch.Generator) -> Batch:
+    """Let every strategy buy a share of the batch, each candidate with its own weights over strategies.
+
+    The same weights and marks as `sample_mix`, but the batch does not go to the highest sums, where the heaviest strategy takes
+    all: a strategy's share is the mean weight of the candidates it marked, and it buys those with the highest weight, graded by
+    its own order: w_s(x) (1 - rank_s(x) / m). Where all weights are equal this is `quota`.
+
+    Args:
+        weights: rows sum to one.
+        ballot: the strategies' wishes.
+        budget: B.
+        votes: r >= 1.
+        generator: unused.
+    """
+    del generator
+    budget = min(budget, len(ballot.round))
+    count = mark_count(votes, budget, len(ballot.round))
+    wishes = torch.stack([ballot.wish(s, count) for s in range(weights.shape[1])])  # (S, m)
+    given = weights.gather(0, wishes.T).T
+    shares = given.mean(1) / given.mean(1).sum()
+    grade = 1 - torch.arange(count, device=weights.device) / count
+    order = wishes.gather(1, torch.sort(given * grade, dim=1, descending=True, stable=True).indices)
+    taken, by = _turns(allot(shares, budget), shares, order.tolist())
+    return _batch(ballot, taken, [ballot.names[s] for s in by], shares)
 
 
 def sample_draw(mass: Float[Tensor, "U S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:

@@ -93,7 +93,13 @@ class Runner:
         config: Mapping[str, Any] | None = None, callbacks: Sequence[Callback] = (), fresh: bool = False,
         stop_seconds: float | None = None,
     ) -> None:  # fmt: skip
-        plan = replace(problem.plan, action=selector.action_kind, mixing=selector.mixing, votes=max(1.0, selector.votes))
+        plan = replace(
+            problem.plan,
+            action=selector.action_kind,
+            mixing=selector.mixing,
+            votes=max(1.0, selector.votes),
+            shares=selector.shares,
+        )
         self.problem = replace(problem, plan=plan)
         self.selector, self.seed, self.callbacks, self.stop_seconds = selector, seed, tuple(callbacks), stop_seconds
         if selector.oracle and not isinstance(problem.oracle, SimulatedOracle):

@@ -72,6 +72,7 @@ class Selector(ABC):
         action_kind: what `act` returns, see `Campaign.choose`.
         mixing: how the environment turns weights into a batch ("pick" and "mix").
         votes: r of "sample_mix".
+        shares: how "sample_mix" buys, see `alenv.campaign.Plan`.
         requires: names of strategies it needs among the candidates.
         per_class: names of strategies with a parameter `target` that it wants once for every class, beside the candidates.
         candidates: a candidate set it insists on (as `strategies=` takes it); None leaves the choice to the user.
@@ -82,6 +83,7 @@ class Selector(ABC):
     action_kind: ClassVar[ActionKind] = "pick"
     mixing: Mixing = "quota"
     votes: float = 1.0
+    shares: bool = False
     requires: tuple[str, ...] = ()
     per_class: tuple[str, ...] = ()
     candidates: Any = None

@@ -76,7 +76,13 @@ def problem(selector: Selector, strategies: int) -> Problem:
         required = {name: library.build("strategy", name) for name in selector.requires}
         candidates = toys | required
     plan = Plan(
-        initial=12, batch=6, rounds=4, action=selector.action_kind, mixing=selector.mixing, votes=max(1.0, selector.votes)
+        initial=12,
+        batch=6,
+        rounds=4,
+        action=selector.action_kind,
+        mixing=selector.mixing,
+        votes=max(1.0, selector.votes),
+        shares=selector.shares,
     )
     return Problem(blobs(5), _split, _net_for, Trainer(device="cpu"), candidates, plan, reward=NormalizedGain())
 

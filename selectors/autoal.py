@@ -56,7 +56,10 @@ class AutoAL(Selector):
 
     Args:
         votes: r: every candidate marks r x B of the pool. With 1, a single candidate's own set is bought.
-        split: of the labelled set: by "age", or at "random" (the paper's, and that of the first round, before any purchase).
+        shares: every candidate buys the share of the batch that its marks weigh; else (the paper) the highest sums of weights are
+            bought, which gives all to the heaviest candidate wherever marks do not coincide.
+        split: of the labelled set: by "age" (there is nothing to learn from before the first purchase), or at "random" (the
+            paper's).
         cycles: how often a round halves the labelled set, fits FitNet and rotates; they share the steps.
         fit_epochs: epochs of FitNet on H1 before the rotation, at most.
         fit_goal: mean training loss (nats) at which it stops earlier.
@@ -79,7 +82,7 @@ class AutoAL(Selector):
     action_kind = "sample_mix"
 
     def __init__(
-        self, votes: float = 5.0, split: Split = "age", cycles: int = 1, fit_epochs: int = 200,
+        self, votes: float = 5.0, shares: bool = True, split: Split = "age", cycles: int = 1, fit_epochs: int = 200,
         fit_goal: float = 0.1, steps: int = 400,
         fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 10.0, prior: float = 2.0,
         regularizer: float = 0.0, penalty: Penalty = "quadratic", search: bool = True, loss_prediction: bool = True,
@@ -92,7 +95,7 @@ class AutoAL(Selector):
         if votes < 1 or cycles < 1 or slope <= 0 or prior < 0:
             got = f"votes={votes}, cycles={cycles}, slope={slope}, prior={prior}"
             raise ValueError(f"autoal: expected votes >= 1, cycles >= 1, slope > 0, prior >= 0, got {got}")
-        self.votes, self.split, self.cycles = votes, split, cycles
+        self.votes, self.shares, self.split, self.cycles = votes, shares, split, cycles
         self.fit_epochs, self.fit_goal, self.steps = fit_epochs, fit_goal, steps
         self.fit_lr, self.search_lr, self.loss_lr = fit_lr, search_lr, loss_lr
         self.slope, self.prior, self.regularizer, self.penalty, self.scorer = slope, prior, regularizer, penalty, scorer
@@ -157,8 +160,10 @@ class AutoAL(Selector):
     def _rehearse(self, ballot: Ballot, cycle: int = 0) -> "tuple[TaskModel, list[Rehearsal]] | None":
         """Split the labelled set, fit FitNet on H1 and return it with the batches of H2; None if labels are too few."""
         round = ballot.round
-        second, votes = self._recent(round) if self.split == "age" else (None, None)
-        if second is None:
+        votes: Tensor | None = None
+        if self.split == "age":
+            second, votes = self._recent(round)
+        else:
             second = split_halves(len(round.labels), round.generator(f"autoal/split/{cycle}"))[1]
         if len(second) < FEWEST:
             return None
@@ -172,17 +177,20 @@ class AutoAL(Selector):
             batches.append(Rehearsal(rows, round.labeled_inputs[rows], round.labels[rows], marks, share))
         return fit_net, batches
 
-    def _recent(self, round: Round) -> tuple[Int[Tensor, " h"], Bool[Tensor, "h K"]] | tuple[None, None]:
+    def _recent(self, round: Round) -> tuple[Int[Tensor, " h"], Bool[Tensor, "h K"]]:
         """Return the younger half of the labelled set, by position, and its marks; without those that were never marked."""
         row = torch.full((self.context.pool_size,), -1, dtype=torch.int64, device=round.device)
         row[round.labeled_indices] = torch.arange(len(round.labels), device=round.device)
         age = torch.tensor(round.pool.order, dtype=torch.int64, device=round.device)
         usable = age[(row[age] >= 0) & self.memory.known[age]][-(len(round.labels) // 2) :]
-        return (row[usable], self.memory.marks[usable]) if len(usable) >= FEWEST else (None, None)
+        return row[usable], self.memory.marks[usable]
 
     def _mark(self, ballot: Ballot, fit_net: TaskModel, rows: Int[Tensor, " B"], first: Tensor) -> Bool[Tensor, "B K"]:
         """Let the candidates mark rows of the labelled set as if they were the pool."""
         round = ballot.round
+        unfit = [name for name, s in ballot.strategies.items() if any(need.startswith("aux:") for need in s.needs)]
+        if unfit:
+            raise ValueError(f"autoal: split=random rehearses on a net without the heads of {', '.join(unfit)}; use split=age")
         scorer = fit_net if self.scorer == "fit_net" else round.model
         marks = max(2, math.ceil(ballot.budget / self.context.pool_size * len(rows)))
         inside = round.within(round.labeled_indices[rows], round.labeled_indices[first], scorer)

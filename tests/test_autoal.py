@@ -322,7 +322,7 @@ def problem(strategies, votes=1.0, initial=30, batch=10, rounds=2, source=None):
 
 def started(strategies=("margin", "kmeans", "bald"), **kwargs):
     """An environment after reset and a selector that has begun."""
-    selector = AutoAL(votes=kwargs.get("votes", 1.0), fit_epochs=20, steps=30)
+    selector = AutoAL(votes=kwargs.get("votes", 1.0), split=kwargs.pop("split", "random"), fit_epochs=20, steps=30)
     env = ActiveLearningEnv(problem=problem(list(strategies), **kwargs))
     env.reset(seed=1)
     campaign = env.campaign
@@ -595,7 +595,7 @@ def test_the_candidates_see_a_model_that_was_not_trained_on_the_held_out_half():
 
 def played(rounds, strategies=("margin", "kmeans", "bald"), **kwargs):
     """An environment and a selector after some rounds, with what every candidate wished for in each of them."""
-    env, selector = started(strategies, votes=2.0, initial=12, batch=10, rounds=rounds + 1, **kwargs)
+    env, selector = started(strategies, split="age", votes=2.0, initial=12, batch=10, rounds=rounds + 1, **kwargs)
     wished, observation = [], None
     for _ in range(rounds):
         ballot = env.ballot
@@ -631,11 +631,19 @@ def test_fit_net_learns_from_the_older_half_only():
     assert seen == [set(env.campaign.pool.order[:16])]
 
 
-def test_the_first_round_halves_at_random_since_nothing_was_marked_yet():
+def test_before_the_first_purchase_there_is_nothing_to_learn_from_and_all_weigh_alike():
     env, selector = started(initial=24)
-    assert selector.split == "age"
-    _, batches = selector._rehearse(env.ballot)
-    assert sum(len(batch.rows) for batch in batches) == 12
+    selector.split = "age"
+    assert selector._rehearse(env.ballot) is None
+    assert np.ptp(selector.act(None, env.ballot)) == 0
+
+
+def test_candidates_with_heads_can_be_judged_by_what_they_bought_but_not_on_random_halves():
+    env, selector, _ = played(2, ("margin", "learning_loss"))
+    assert selector._rehearse(env.ballot) is not None
+    selector.split = "random"
+    with pytest.raises(ValueError, match="split=random rehearses on a net without the heads of learning_loss; use split=age"):
+        selector._rehearse(env.ballot)
 
 
 def test_what_could_not_be_labelled_is_never_held_out():
@@ -650,7 +658,7 @@ def test_what_could_not_be_labelled_is_never_held_out():
 
 def test_marks_survive_a_restart():
     env, selector, _ = played(2)
-    _, fresh = started(votes=2.0, initial=12, batch=10)
+    _, fresh = started(split="age", votes=2.0, initial=12, batch=10)
     fresh.load_state_dict(selector.state_dict())
     first, second = ([b.votes for b in s._rehearse(env.ballot)[1]] for s in (selector, fresh))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alenv.ballot import Ballot
-from alenv.mixing import NOBODY, allot, mix, sample_mix
+from alenv.mixing import NOBODY, allot, mix, sample_mix, sample_shares
 from alenv.round import Round
 from alenv.strategies.uniform import Uniform
 from alenv.strategy import ScoreStrategy, Strategy
@@ -343,3 +343,53 @@ def test_a_budget_beyond_the_candidates_buys_them_all(budget: int) -> None:
     ballot = a_ballot(4, budget, Ordered(0, 1, 2, 3), Ordered(3, 2, 1, 0))
     batch = sample_mix(per_sample(4, 0.5, 0.5), ballot, budget, 2.0, lots())
     assert sorted(batch.positions.tolist()) == [0, 1, 2, 3]
+
+
+# shares
+
+
+@pytest.mark.parametrize("votes", [1.0, 3.0])
+def test_shares_of_equal_weights_are_a_quota(votes: float) -> None:
+    ballot = a_ballot(30, 7, *(shuffled(30, seed) for seed in range(4)))
+    weights = torch.full((4,), 0.25)
+    expected = mix("quota", weights, ballot, 7, lots())
+    batch = sample_shares(weights.expand(30, 4), ballot, 7, votes, lots())
+    assert batch.positions.tolist() == expected.positions.tolist()
+    assert batch.chosen_by == expected.chosen_by
+
+
+def test_a_share_is_the_mean_weight_of_the_marked_samples() -> None:
+    """Of a's marks 0..3 the weights are .9, of b's 4..7 they are .7 for b; what others weigh does not count."""
+    ballot = a_ballot(10, 4, Ordered(*range(10)), Ordered(4, 5, 6, 7, 0, 1, 2, 3, 8, 9))
+    weights = torch.tensor([[0.9, 0.1]] * 4 + [[0.3, 0.7]] * 4 + [[0.0, 1.0]] * 2)
+    batch = sample_shares(weights, ballot, 4, 1.0, lots())
+    torch.testing.assert_close(batch.weights, torch.tensor([0.9, 0.7]) / 1.6)
+    assert batch.chosen_by == ("a", "a", "b", "b")
+    assert batch.positions.tolist() == [0, 1, 4, 5]
+
+
+def test_within_a_share_the_sample_weighs_against_the_strategys_own_order() -> None:
+    """Grades are 1, .75, .5, .25: .8 in second place (.6) comes before .5 in the first; .9 in the last (.225) is not bought."""
+    ballot = a_ballot(4, 2, Ordered(0, 1, 2, 3))
+    weights = torch.tensor([[0.5], [0.8], [0.5], [0.9]])
+    assert sample_shares(weights, ballot, 2, 2.0, lots()).positions.tolist() == [1, 0]
+
+
+def test_the_heaviest_strategy_does_not_take_all_where_marks_do_not_coincide() -> None:
+    ballot = a_ballot(40, 10, Ordered(*range(20)), Ordered(*range(20, 40)))
+    weights = torch.tensor([0.51, 0.49]).expand(40, 2)
+    assert Counter(sample_mix(weights, ballot, 10, 1.0, lots()).chosen_by) == {"a": 10}
+    assert Counter(sample_shares(weights, ballot, 10, 1.0, lots()).chosen_by) == {"a": 5, "b": 5}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.01, 1), min_size=3, max_size=3), st.integers(1, 12), st.floats(1, 4), st.integers(0, 99))
+def test_shares_fill_every_batch_with_distinct_marked_samples(values: list[float], budget: int, votes: float, seed: int) -> None:
+    ballot = a_ballot(12, budget, *(shuffled(12, seed + s) for s in range(3)))
+    rows = torch.rand(12, 3, generator=lots(seed)) * torch.tensor(values) + 1e-3
+    batch = sample_shares(rows / rows.sum(1, keepdim=True), ballot, budget, votes, lots())
+    positions = batch.positions.tolist()
+    assert len(set(positions)) == len(positions) == budget
+    count = min(12, max(budget, math.ceil(votes * budget - 1e-9)))
+    for position, name in zip(positions, batch.chosen_by, strict=True):
+        assert position in ballot.wish(name, count).tolist()
