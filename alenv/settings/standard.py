@@ -8,7 +8,7 @@ from alenv.task import Source, Split
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 200
 
 
-def standard(source: Source, validation: float | int | None, streams: Streams) -> Split:
+def standard(source: Source, validation: float | int | None, streams: Streams, pool: int | None = None) -> Split:
     """Split `source`.
 
     Args:
@@ -16,6 +16,7 @@ def standard(source: Source, validation: float | int | None, streams: Streams) -
         validation: size (a whole number, or >= 1) or share (< 1) of the training examples; None for 10 %, at most 200;
             0 for none. Only examples with a known label are drawn, uniformly.
         streams: randomness of the seed.
+        pool: how many of the remaining examples are drawn for the pool; None for all.
     """
     known = torch.nonzero(source.train.targets >= 0).flatten()
     size = validation_size(len(source.train), validation)
@@ -26,8 +27,14 @@ def standard(source: Source, validation: float | int | None, streams: Streams) -
     lot = known[torch.randperm(len(known), generator=streams("split"))[:size]]
     rest = torch.ones(len(source.train), dtype=torch.bool)
     rest[lot] = False
+    remaining = torch.nonzero(rest).flatten()
+    if pool is not None:
+        if not 0 < pool <= len(remaining):
+            raise ValueError(f"setting.pool={pool}: {source.name} has 1..{len(remaining)} examples for the pool")
+        lot_of_pool = torch.randperm(len(remaining), generator=streams("split/pool"))[:pool]
+        remaining = remaining[lot_of_pool.sort().values]
     test = len(source.test) if source.test is not None else 0
-    return Split(pool=torch.nonzero(rest).flatten(), validation=lot.sort().values, test=torch.arange(test))
+    return Split(pool=remaining, validation=lot.sort().values, test=torch.arange(test))
 
 
 def validation_size(examples: int, validation: float | int | None) -> int:
