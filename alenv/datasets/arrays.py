@@ -50,7 +50,7 @@ def _array(path: Path) -> Tensor:
     if not path.exists():
         raise ValueError(f"no file {path.absolute()}; set dataset.root to the folder of train_inputs.npy and train_targets.npy")
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        return torch.from_numpy(np.load(path))
     except (ValueError, TypeError, OSError, EOFError) as error:
         raise ValueError(f"{path.absolute()} is no plain numeric array: {error}; write it with numpy.save") from error
 
