@@ -41,7 +41,7 @@ def updated(p: np.ndarray, x: int, y: int, there: int) -> np.ndarray:
 
 def changes(p: np.ndarray, distance: object, points: object = None) -> np.ndarray:
     """R(x, x') by the definition, without the constant of x', over T: sum_y p(y|x) distance(m, q)."""
-    members, size, classes = p.shape
+    _, size, classes = p.shape
     points = range(size) if points is None else points
     found = np.zeros((size, len(points)))
     for x, (column, there), y in itertools.product(range(size), enumerate(points), range(classes)):
