@@ -13,8 +13,8 @@ class Badge(Strategy):
     """Draw a batch by k-means++ from the gradients g(x) = (p - onehot(argmax p)) (x) [h(x), 1] of the last layer.
 
     The first pick has the largest norm; each next one is drawn in proportion to the squared distance to the nearest pick before.
-    Once all distances are zero the rest is uniform. Distances come from the two factors, and the law of one-by-one drawing is kept
-    while most candidates are read once (`geometry.spread`). O(U B (C + D)) at worst, memory O(U) beside the factors.
+    Once all distances are zero the rest is uniform. Distances come from the two factors; the law of one-by-one drawing is kept,
+    yet most candidates are read once (`geometry.spread`). O(U B (C + D)) at worst, memory O(U) beside the factors.
 
     Args:
         bias: count the layer's bias among its parameters. The paper's layer has none: False is its printed form.

@@ -17,5 +17,4 @@ class BALD(ScoreStrategy):
 
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return mutual information in nats, in [0, log C]."""
-        draws = round.mc_probs
-        return (ops.entropy(draws.mean(0)) - ops.entropy(draws).mean(0)).clamp(min=0)
+        return ops.mutual_information(round.mc_probs)

@@ -42,6 +42,22 @@ def test_entropy_keeps_leading_axes():
     torch.testing.assert_close(ops.entropy(probs)[2, 3], ops.entropy(probs[2, 3]))
 
 
+def test_entropy_leaves_its_argument_alone_and_keeps_its_precision():
+    probs = normal(5, 3, dtype=torch.float64).softmax(-1)
+    before = probs.clone()
+    torch.testing.assert_close(ops.entropy(probs), torch.special.entr(before).sum(-1), rtol=1e-14, atol=0)
+    assert torch.equal(probs, before)
+
+
+@pytest.mark.parametrize("elements", [1, 8 * 30, 2**20])
+def test_mutual_information_is_the_same_whatever_the_piece(elements, monkeypatch):
+    draws = normal(6, 17, 5, name="mc", dtype=torch.float64).softmax(-1)
+    expected = torch.special.entr(draws.mean(0)).sum(-1) - torch.special.entr(draws).sum(-1).mean(0)
+    monkeypatch.setattr(ops, "PIECE_ELEMENTS", elements)
+    torch.testing.assert_close(ops.mutual_information(draws), expected, rtol=1e-12, atol=1e-15)
+    assert ops.mutual_information(draws[:, :0]).shape == (0,)
+
+
 @pytest.mark.parametrize("classes", [2, 3, 20])
 def test_top_two_are_the_last_two_of_each_sorted_row(classes):
     values = normal(50, classes)
