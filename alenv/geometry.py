@@ -87,6 +87,16 @@ def nearest(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"]) -> tuple[Float[Ten
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
+def neighbors(x: Float[Tensor, "n D"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Return the distances (not squared) of each row to its k nearest others, nearest first, and which they are."""
+    points, found = Rows(_without(x, _offset(x))), []
+    every = torch.arange(len(x), device=x.device)
+    for block in every.split(max(1, CHUNK_ELEMENTS // max(1, len(x)))):
+        distance = points.at(block).squared_distances(points)
+        found.append(distance.scatter_(1, block.unsqueeze(1), torch.inf).topk(k, largest=False))
+    return torch.cat([f.values for f in found]).sqrt_(), torch.cat([f.indices for f in found])
+
+
 def _offset(x: Float[Tensor, "n D"]) -> Float[Tensor, " D"] | float:
     """Return the mean of the rows where that common offset would eat the digits of distances, 0 where it is harmless."""
     mean = x.mean(0)

@@ -14,7 +14,7 @@ class TypiClust(Strategy):
 
     Labelled and unlabelled features are clustered together into min(L + B, 500) clusters. Clusters are visited by rising number
     of labels, then falling size; each gives its candidate of highest typicality, 1 / mean distance to its min(20, size / 2)
-    nearest neighbours among the cluster's candidates. O(iterations x N K D) for K clusters, memory one block of distances.
+    nearest neighbours among the cluster's candidates left. O(iterations x N K D) for K clusters, memory one block of distances.
 
     The paper clusters self-supervised features; with a trained task model the embeddings are its own. Clusters of at most
     `min_size` members come only when the larger ones are used up, as in the authors' code.
@@ -46,17 +46,22 @@ class TypiClust(Strategy):
         _, cluster, _ = geometry.kmeans(everyone, clusters, generator, self.iterations)
         here, counts = cluster[: len(mine)], torch.bincount(cluster[len(mine) :], minlength=clusters)
         sizes = torch.bincount(cluster, minlength=clusters)
-        free = torch.ones(len(mine), dtype=torch.bool, device=mine.device)
-        picks: list[Tensor] = []
+        order = torch.sort(here, stable=True).indices
+        members = order.split(torch.bincount(here, minlength=clusters).tolist())
+        searched: dict[int, _Cluster] = {}
+        left = torch.bincount(here, minlength=clusters)
         large = sizes > self.min_size
+        picks: list[Tensor] = []
         while len(picks) < budget:
-            left = torch.bincount(here[free], minlength=clusters) > 0
-            open_ = left & large if bool((left & large).any()) else left
+            open_ = (left > 0) & large if bool(((left > 0) & large).any()) else left > 0
             for c in _visits(counts, sizes, open_)[: budget - len(picks)]:
-                members = torch.nonzero((here == c) & free).flatten()
-                pick = members[best_first(self._typicality(mine[members]), generator, 1)]
-                free[pick] = False
-                picks.append(pick)
+                if c not in searched:
+                    spare = 1 + (budget - len(picks)) // clusters  # neighbours that later visits will have bought
+                    searched[c] = _Cluster(mine[members[c]], self.neighbors, spare)
+                pick = best_first(searched[c].typicality(), generator, 1)
+                searched[c].remove(pick)
+                left[c] -= 1
+                picks.append(members[c][pick])
         return torch.cat(picks)
 
     def _features(self, round: Round) -> tuple[Float[Tensor, "U D"], Float[Tensor, "L D"]]:
@@ -65,14 +70,47 @@ class TypiClust(Strategy):
         found = round.features(self.features)
         return found.candidates, found.labeled
 
-    def _typicality(self, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
-        """Return 1 / mean distance to the nearest neighbours within `x`, the point itself left out."""
-        neighbors = min(self.neighbors, len(x) // 2)
-        if neighbors == 0:
-            return torch.ones(len(x), device=x.device)
-        distances = geometry.squared_distances(x, x).sqrt()
-        distances.fill_diagonal_(torch.inf)
-        return 1 / (distances.topk(neighbors, largest=False).values.mean(1) + 1e-5)
+
+class _Cluster:
+    """The candidates of a cluster and their neighbours, searched again only once too many of these are bought.
+
+    Args:
+        x: (n, D) the candidates.
+        neighbors: neighbours that typicality is measured with, at most.
+        spare: further ones to find.
+    """
+
+    def __init__(self, x: Float[Tensor, "n D"], neighbors: int, spare: int) -> None:
+        self.x, self.neighbors, self.spare = x, neighbors, spare
+        self.free = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        self.size = len(x)
+        self._search()
+
+    def _search(self) -> None:
+        self.rows = torch.nonzero(self.free).flatten()
+        count = min(len(self.rows) - 1, min(self.neighbors, len(self.rows) // 2) + self.spare)
+        self.distance, which = geometry.neighbors(self.x[self.rows], count)
+        self.which = self.rows[which]
+
+    def typicality(self) -> Float[Tensor, " n"]:
+        """Return 1 / mean distance to the nearest of those left, -inf for those that are not."""
+        needed = min(self.neighbors, self.size // 2)
+        typicality = torch.full((len(self.x),), -torch.inf, device=self.x.device)
+        if needed == 0:
+            return typicality.masked_fill_(self.free, 1.0)
+        nth = self.free[self.which].cumsum(1)
+        if bool((nth[self.free[self.rows], -1] < needed).any()):
+            self._search()
+            nth = self.free[self.which].cumsum(1)
+        nearest = self.free[self.which] & (nth <= needed)
+        mean = torch.where(nearest, self.distance, 0.0).sum(1) / needed
+        typicality[self.rows] = 1 / (mean + 1e-5)
+        return typicality.masked_fill_(~self.free, -torch.inf)
+
+    def remove(self, pick: Int[Tensor, " 1"]) -> None:
+        """Leave out who is bought."""
+        self.free[pick] = False
+        self.size -= 1
 
 
 def _visits(counts: Int[Tensor, " K"], sizes: Int[Tensor, " K"], among: Tensor) -> list[int]:

@@ -44,6 +44,18 @@ def test_to_nearest_is_the_same_whatever_the_block_and_zero_for_twins(elements, 
     assert distance[[2, 5, 7]].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("elements", [1, 50, 2**21])
+def test_neighbors_are_the_nearest_others_by_a_full_sort(elements, monkeypatch):
+    monkeypatch.setattr(geometry, "CHUNK_ELEMENTS", elements)
+    x = normal(25, 4)
+    x[9] = x[3]
+    distance, which = geometry.neighbors(x, 6)
+    full = torch.cdist(x, x).fill_diagonal_(torch.inf).sort(1)
+    torch.testing.assert_close(distance, full.values[:, :6], rtol=1e-4, atol=1e-4)
+    assert which[9, 0] == 3
+    assert torch.equal(which[:3], full.indices[:3, :6])
+
+
 # Seeds
 
 

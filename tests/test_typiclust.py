@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from alenv import geometry
 from alenv.round import Round
 from alenv.runner import Runner
 from alenv.selectors.tcm import TCM
-from alenv.strategies.typiclust import TypiClust, _visits
+from alenv.strategies.typiclust import TypiClust, _Cluster, _visits
 from alenv.streams import Streams
 
 CENTRES = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0], [50.0, 50.0]])
@@ -34,7 +35,7 @@ def island(positions, sizes):
 def test_typicality_is_one_over_the_mean_distance_to_the_nearest_neighbours():
     x = torch.tensor([[0.0], [1.0], [3.0], [10.0]])
     expected = [1 / ((1 + 3) / 2), 1 / ((1 + 2) / 2), 1 / ((2 + 3) / 2), 1 / ((7 + 9) / 2)]
-    assert TypiClust()._typicality(x).tolist() == pytest.approx(expected, rel=1e-4)
+    assert _Cluster(x, neighbors=20, spare=0).typicality().tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -64,6 +65,31 @@ def test_the_pick_is_the_most_typical_of_its_cluster_by_a_plain_loop():
     points = round_.embeddings.numpy()
     means = [np.sort(np.linalg.norm(points - p, axis=1))[1:13].mean() for p in points]
     assert TypiClust(max_clusters=1).select(round_, 1).tolist() == [int(np.argmin(means))]
+
+
+@pytest.mark.parametrize("spare", [0, 1, 100])
+@pytest.mark.parametrize("size", [1, 2, 7, 30])
+def test_typicality_after_purchases_is_that_of_a_cluster_without_them(size, spare):
+    x = torch.randn(size, 3, generator=Streams(0)("x"))
+    cluster, left = _Cluster(x, neighbors=4, spare=spare), list(range(size))
+    while left:
+        anew = _Cluster(x[left], neighbors=4, spare=0).typicality()
+        torch.testing.assert_close(cluster.typicality()[left], anew)
+        pick = left.pop(int(anew.argmax()))
+        cluster.remove(torch.tensor([pick]))
+        assert cluster.typicality()[pick] == -torch.inf
+
+
+def test_repeat_visits_do_not_search_neighbours_again(monkeypatch):
+    searches, original = [], geometry.neighbors
+
+    def watched(x, k):
+        searches.append(len(x))
+        return original(x, k)
+
+    monkeypatch.setattr(geometry, "neighbors", watched)
+    TypiClust(max_clusters=2).select(islands([200, 150]), 20)
+    assert len(searches) == 2
 
 
 def test_features_of_a_provider_are_used_by_name():
