@@ -14,6 +14,9 @@ if (_root / "pyproject.toml").is_file() and (_root / "configs" / "train.yaml").i
     __path__.insert(0, str(_root))  # a checkout: selectors/, strategies/ and configs/ stand beside this folder, not in it
 
 for _name, _action in {"Pick": "pick", "Mix": "mix", "SampleMix": "sample_mix", "SampleDraw": "sample_draw"}.items():
-    gymnasium.register(f"alenv/{_name}-v0", entry_point="alenv.env:ActiveLearningEnv", kwargs={"action": _action})
+    gymnasium.register(
+        f"alenv/{_name}-v0", entry_point="alenv.env:ActiveLearningEnv", kwargs={"action": _action},
+        vector_entry_point=None if _action.startswith("sample") else "alenv.vector_env:ActiveLearningVectorEnv",
+    )  # fmt: skip
 
 __all__ = ["__version__"]

@@ -109,27 +109,40 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Buy the initial set of a campaign and train on it. `seed` is the campaign's; without one it is drawn."""
-        super().reset(seed=seed, options=options)
-        campaign_seed = seed if seed is not None else int(self.np_random.integers(2**31))
-        campaign = self.campaign = self.problem.campaign(campaign_seed, self.directory)
-        job = self._receive(campaign.begin())
-        model = self._round0.get(campaign_seed)
-        if model is None:
-            model = self._fit(job)
-            self._round0[campaign_seed] = model
-            if len(self._round0) > ROUND0_MODELS:
-                self._round0.popitem(last=False)
-        self.campaign.advance(model)
-        return self._observation(), self._info()
+        job, model = self.begin(seed=seed, options=options)
+        return self.begun(self._fit(job) if model is None else model)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         """Buy one batch, train, and return observation, reward, whether the campaign is over, False, and info."""
-        query = self.campaign.choose(action)
-        record = self.campaign.advance(self._fit(self._receive(query)))
+        return self.answered(self._fit(self.ask(action)))
+
+    def begin(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Job, TaskModel | None]:
+        """Do the half of `reset` that comes before training: return the training, and its model if it is still known."""
+        super().reset(seed=seed, options=options)
+        campaign_seed = seed if seed is not None else int(self.np_random.integers(2**31))
+        self.campaign = self.problem.campaign(campaign_seed, self.directory)
+        return self._receive(self.campaign.begin()), self._round0.get(campaign_seed)
+
+    def begun(self, model: TaskModel) -> tuple[Observation, Info]:
+        """Do the other half of `reset`."""
+        seed = self.campaign.streams.seed
+        self._round0.setdefault(seed, model)
+        if len(self._round0) > ROUND0_MODELS:
+            self._round0.popitem(last=False)
+        self.campaign.advance(model)
+        return self.observation, self._info()
+
+    def ask(self, action: Any) -> Job:
+        """Do the half of `step` that comes before training: buy one batch and return the training it calls for."""
+        return self._receive(self.campaign.choose(action))
+
+    def answered(self, model: TaskModel) -> tuple[Observation, float, bool, bool, Info]:
+        """Do the other half of `step`."""
+        record = self.campaign.advance(model)
         if self.render_mode == "human":
             self.render()
         assert record.reward is not None
-        return self._observation(), float(record.reward), bool(self.campaign.done), False, self._info()
+        return self.observation, float(record.reward), bool(self.campaign.done), False, self._info()
 
     def simulate(self, action: Any, budget: int | None = None) -> dict[str, float]:
         """Return the metrics on the test split after buying what `action` (the first `budget` samples of it) would buy.
@@ -154,12 +167,17 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         campaign = self.campaign = self.problem.campaign(seed, self.directory)
         campaign.pool.load_state_dict(state["pool"])
         campaign.load_state_dict(state, self.problem.trainer.restore(campaign.job(), model_state))
-        return self._observation(), self._info()
+        return self.observation, self._info()
 
     @property
     def ballot(self) -> Ballot:
         """What the strategies would buy now, asked lazily."""
         return self.campaign.ballot
+
+    @property
+    def observation(self) -> Observation:
+        """What an agent sees now."""
+        return observe(self.campaign, self.max_strategies)
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return (S,) which strategies may be picked: all of them, since unusable ones are refused at the start."""
@@ -197,9 +215,6 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     def _fit(self, job: Job) -> TaskModel:
         with self.campaign.clock("train"):
             return self.problem.trainer.fit(job)
-
-    def _observation(self) -> Observation:
-        return observe(self.campaign, self.max_strategies)
 
     def _info(self) -> Info:
         record = self.campaign.records[-1]
