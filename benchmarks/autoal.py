@@ -1,51 +1,98 @@
-"""Does AutoAL select? Area under the budget curve against its candidates, their uniform mixture, ALBL and TCM, paired by seed.
+"""Does AutoAL select? Area under the budget curve against other policies, paired by seed; and what each of its parts does.
 
-    python benchmarks/autoal.py [--seeds 20] [--workers 2] [--out benchmarks/results/autoal.md]
+    python benchmarks/autoal.py [--seeds 20] [--workers 2] [--fashion-mnist FOLDER] [--cifar10 FOLDER]
+    python benchmarks/autoal.py --ablations [--seeds 10]
 
 Policies of one (data set, seed) share splits, initial labels and the round-0 model. Intervals are 95 % bootstrap intervals
-(BCa) of the mean paired difference "AutoAL minus the other".
+(BCa) of the mean paired difference "AutoAL minus the other", or in the ablations "variant minus AutoAL".
+"true losses" is the search's ceiling: the quotas of a mixture are exp(mean standardised loss of what each candidate would
+buy), read off the hidden labels of the whole pool. `benchmarks/cifar10_features.py` makes the folder of CIFAR-10's frozen
+features. Data sets whose folder is not given are left out.
 """
 
 import argparse
 import itertools
 import multiprocessing
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.stats
 import torch
+import torch.nn.functional as F
 
 from alenv import library
+from alenv.ballot import Ballot
+from alenv.campaign import weights_action
 from alenv.runner import Runner, versions
+from alenv.selector import Selector
 
-TASKS: dict[str, dict[str, int]] = {
-    "digits": {"initial": 20, "batch": 20, "rounds": 15},
-    "wine": {"initial": 6, "batch": 4, "rounds": 10},
-    "breast_cancer": {"initial": 6, "batch": 6, "rounds": 10},
-}
+TASKS: dict[str, dict[str, Any]] = {
+    "digits": {"budget": {"initial": 20, "batch": 20, "rounds": 15}},
+    "wine": {"budget": {"initial": 6, "batch": 4, "rounds": 10}},
+    "breast_cancer": {"budget": {"initial": 6, "batch": 6, "rounds": 10}},
+    "fashion_mnist": {
+        "budget": {"initial": 50, "batch": 50, "rounds": 10}, "setting": {"name": "standard", "pool": 5000}, "net": "mlp",
+    },
+    "cifar10": {"budget": {"initial": 50, "batch": 50, "rounds": 10}, "setting": {"name": "standard", "pool": 5000}},
+}  # fmt: skip
+NEEDS_FOLDER = {"fashion_mnist": "fashion_mnist", "cifar10": "arrays"}  # task -> reader
 CANDIDATES = library.config("candidates", "autoal7")["strategies"]
-POLICIES: dict[str, Any] = {
-    "autoal": "autoal",
-    "autoal without search": {"name": "autoal", "steps": 0, "fit_epochs": 0},
-    "uniform mixture": "uniform_mixture",
-    "albl": "albl",
-    "tcm": "tcm",
-    **{name: {"name": "fixed", "strategy": name} for name in ("uniform", *CANDIDATES)},
+POLICIES: dict[str, dict[str, Any]] = {
+    "autoal": {"selector": "autoal"},
+    "autoal, random halves": {"selector": {"name": "autoal", "split": "random"}},
+    "autoal without search": {"selector": {"name": "autoal", "steps": 0, "fit_epochs": 0}},
+    "true losses": {},
+    "uniform mixture": {"selector": "uniform_mixture"},
+    "albl": {"selector": "albl"},
+    "tcm": {"selector": "tcm"},
+    **{name: {"selector": {"name": "fixed", "strategy": name}} for name in ("uniform", *CANDIDATES)},
 }
 
 
-def area(cell: tuple[str, str, int]) -> tuple[str, str, int, float, float]:
-    """Return a cell with its area under the curve and seconds."""
-    dataset, policy, seed = cell
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    run = Runner.of(
-        {"dataset": dataset, "selector": POLICIES[policy], "budget": TASKS[dataset], "seed": seed, "device": "cpu"}
-    ).run()
-    return dataset, policy, seed, float(run.summary["aubc"]), time.perf_counter() - start
+def ablations() -> dict[str, dict[str, Any]]:
+    """Return AutoAL and every experiment that changes it."""
+    found: dict[str, dict[str, Any]] = {"autoal": POLICIES["autoal"]}
+    for name in library.names("experiment"):
+        given = library.config("experiment", name)
+        selector = {"name": "autoal", **given.get("selector", {})}
+        found[name] = {key: value for key, value in given.items() if key != "defaults"} | {"selector": selector}
+    return found
+
+
+class TrueLosses(Selector):
+    """What the search could know at best: weights exp(z), z the mean standardised loss of a candidate's wishes."""
+
+    action_kind = "mix"
+    targets: torch.Tensor
+
+    def act(self, observation: Any, ballot: Ballot) -> Any:
+        """Return the weights; reads hidden labels."""
+        round = ballot.round
+        losses = F.cross_entropy(round.logits, self.targets[round.candidates], reduction="none")
+        unit = (losses - losses.mean()) / losses.std()
+        return weights_action(torch.stack([unit[ballot.wish(s)].mean() for s in range(len(ballot.names))]).softmax(0))
+
+
+class Cell:
+    """One run: a data set, a policy and a seed."""
+
+    def __init__(self, task: str, policy: str, seed: int, config: Mapping[str, Any]) -> None:
+        self.task, self.policy, self.seed = task, policy, seed
+        self.config = {"dataset": task, **TASKS[task], **config, "seed": seed, "device": "cpu"}
+
+    def run(self) -> tuple[str, str, int, float, float]:
+        """Return task, policy, seed, area under the curve and seconds."""
+        torch.set_num_threads(1)
+        start = time.perf_counter()
+        runner = Runner.of(self.config if self.policy != "true losses" else {**self.config, "selector": "uniform_mixture"})
+        if self.policy == "true losses":
+            runner.selector = TrueLosses()
+            runner.selector.targets = runner.problem.task(self.seed).targets.clone()
+        found = runner.run()
+        return self.task, self.policy, self.seed, float(found.summary["aubc"]), time.perf_counter() - start
 
 
 def interval(differences: np.ndarray) -> str:
@@ -56,11 +103,16 @@ def interval(differences: np.ndarray) -> str:
     return f"{100 * differences.mean():+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
 
 
-def table(dataset: str, areas: dict[str, np.ndarray], seconds: dict[str, float]) -> Iterable[str]:
-    """Yield the lines of one data set's table."""
-    budget = TASKS[dataset]
-    seeds = len(areas["autoal"])
-    yield f"\n## {dataset}: {budget['initial']} + {budget['rounds']} x {budget['batch']} labels, {seeds} seeds\n"
+def heading(task: str, seeds: int) -> str:
+    """Return the title of one data set's table."""
+    budget, pool = TASKS[task]["budget"], TASKS[task].get("setting", {}).get("pool")
+    where = f"{budget['initial']} + {budget['rounds']} x {budget['batch']} labels" + (f" of a pool of {pool}" if pool else "")
+    return f"\n## {task}: {where}, net={TASKS[task].get('net', 'linear')}, {seeds} seeds\n"
+
+
+def comparison(task: str, areas: Mapping[str, np.ndarray], seconds: Mapping[str, float]) -> Iterable[str]:
+    """Yield one data set's table of AutoAL against the others."""
+    yield heading(task, len(areas["autoal"]))
     yield "| policy | area, mean (sd over seeds) | AutoAL minus it, points [95 %] | s a run |"
     yield "|---|---|---|---|"
     for policy, values in sorted(areas.items(), key=lambda item: -item[1].mean()):
@@ -70,29 +122,53 @@ def table(dataset: str, areas: dict[str, np.ndarray], seconds: dict[str, float])
     yield f"| mean of the seven candidates | {mean.mean():.4f} ({mean.std(ddof=1):.4f}) | {interval(areas['autoal'] - mean)} | |"
 
 
+def variants(tasks: Sequence[str], areas: Mapping[tuple[str, str], np.ndarray]) -> Iterable[str]:
+    """Yield the table of ablations: variant minus AutoAL, on every data set."""
+    yield "\n| experiment | " + " | ".join(f"{task}, points [95 %]" for task in tasks) + " |"
+    yield "|---" * (len(tasks) + 1) + "|"
+    base = " | ".join(f"{areas[task, 'autoal'].mean():.4f}" for task in tasks)
+    yield f"| AutoAL's area | {base} |"
+    for name in library.names("experiment"):
+        yield f"| {name} | " + " | ".join(interval(areas[task, name] - areas[task, "autoal"]) for task in tasks) + " |"
+
+
 def main() -> None:
     """Run every cell and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--datasets", nargs="+", default=list(TASKS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "autoal.md")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--fashion-mnist", help="folder of the IDX files")
+    parser.add_argument("--cifar10", help="folder that cifar10_features.py wrote")
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    cells = list(itertools.product(options.datasets, POLICIES, range(options.seeds)))
+    folders = {"fashion_mnist": options.fashion_mnist, "cifar10": options.cifar10}
+    tasks = [task for task in options.tasks if task not in NEEDS_FOLDER or folders[task]]
+    for task in set(tasks) & set(NEEDS_FOLDER):
+        TASKS[task]["dataset"] = {"name": NEEDS_FOLDER[task], "root": folders[task]}
+    policies = ablations() if options.ablations else POLICIES
+    grid = itertools.product(tasks, policies, range(options.seeds))
+    cells = [Cell(task, policy, seed, policies[policy]) for task, policy, seed in grid]
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-        done = pool.map(area, cells, chunksize=1)
+        done = pool.map(Cell.run, cells, chunksize=1)
+    areas = {(t, p): np.array([a for u, q, _, a, _ in done if (u, q) == (t, p)]) for t in tasks for p in policies}
+    command = f"python benchmarks/autoal.py{' --ablations' if options.ablations else ''} --seeds {options.seeds}"
     lines = [
-        "# AutoAL against its candidates",
+        "# What AutoAL's parts do" if options.ablations else "# AutoAL against its candidates",
         "",
-        f"`python benchmarks/autoal.py --seeds {options.seeds}`; alenv {versions()['alenv']}, torch {torch.__version__}, CPU.",
+        f"`{command}`; alenv {versions()['alenv']}, torch {torch.__version__}, CPU.",
         "Area under the curve of test accuracy over labels; policies of one seed share splits, initial labels, round-0 model.",
     ]
-    for dataset in options.datasets:
-        areas = {p: np.array([a for d, q, _, a, _ in done if (d, q) == (dataset, p)]) for p in POLICIES}
-        seconds = {p: float(np.median([s for d, q, _, _, s in done if (d, q) == (dataset, p)])) for p in POLICIES}
-        lines += table(dataset, areas, seconds)
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if options.ablations:
+        lines += ["Differences are variant minus AutoAL as it is by default.", *variants(tasks, areas)]
+    for task in () if options.ablations else tasks:
+        seconds = {p: float(np.median([s for t, q, _, _, s in done if (t, q) == (task, p)])) for p in policies}
+        lines += comparison(task, {p: areas[task, p] for p in policies}, seconds)
+    name = "autoal_ablations.md" if options.ablations else "autoal.md"
+    out = options.out or Path(__file__).parent / "results" / name
+    out.parent.mkdir(exist_ok=True)
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

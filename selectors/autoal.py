@@ -13,7 +13,8 @@ Equations are the paper's, in this form where its print is ambiguous or does not
 
 - the options `form="literal"`, `penalty="printed"` and `threshold="mixture"` are equations 5-6, 9 and 2-4 as printed;
 - W = softmax over candidates of SearchNet's output, s_j = sum_k W_kj S_k(x_j): score first, then threshold (figure 1);
-- S_bar = sigmoid(slope (s - v) / std(s)), v the upper quantile of s, both detached; slope is finite (10);
+- S_bar = sigmoid(slope (s - v) / std(s)), v the upper quantile of s, both detached; slope is finite (1: a steeper one is flat
+  where a single candidate marks, so that candidate is never judged);
 - FitNet's losses are centred within the batch before they weigh S_bar (a baseline), in units of their deviation over H2 before
   the rotation: as FitNet learns the samples that are selected, the search comes to rest;
 - the count regulariser (off by default: v is the quantile of the count already) is quadratic in the relative soft count, since
@@ -82,9 +83,9 @@ class AutoAL(Selector):
     action_kind = "sample_mix"
 
     def __init__(
-        self, votes: float = 5.0, shares: bool = True, split: Split = "age", cycles: int = 1, fit_epochs: int = 200,
-        fit_goal: float = 0.1, steps: int = 400,
-        fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 10.0, prior: float = 2.0,
+        self, votes: float = 1.0, shares: bool = True, split: Split = "age", cycles: int = 1, fit_epochs: int = 200,
+        fit_goal: float = 0.1, steps: int = 120,
+        fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 1.0, prior: float = 0.5,
         regularizer: float = 0.0, penalty: Penalty = "quadratic", search: bool = True, loss_prediction: bool = True,
         form: Form = "combined", threshold: Threshold = "quantile", scorer: Scorer = "fit_net",
     ) -> None:  # fmt: skip
