@@ -40,24 +40,37 @@ def mix(how: Mixing, weights: Float[Tensor, " S"], ballot: Ballot, budget: int, 
     return {"quota": quota, "slots": slots, "blend": blend}[how](weights, ballot, budget, generator)
 
 
-def allot(weights: Float[Tensor, " S"], budget: int) -> list[int]:
-    """Divide `budget` seats by largest remainder (ties to the first strategy)."""
-    share = weights.double().cpu() * budget
+def allot(weights: Float[Tensor, " S"], budget: int, generator: torch.Generator) -> list[int]:
+    """Divide `budget` seats by largest remainder; equal remainders fall by lot."""
+    share = weights.double() * budget
     seats = share.floor()
-    rest = budget - int(seats.sum())
-    order = torch.sort(share - seats, descending=True, stable=True).indices[:rest]
-    seats[order] += 1
-    return [int(s) for s in seats]
+    lot = torch.randperm(len(weights), generator=generator, device=weights.device)
+    order = lot[torch.sort((share - seats)[lot], descending=True, stable=True).indices]
+    seats[order[: budget - int(seats.sum())]] += 1
+    return [int(s) for s in seats.tolist()]
+
+
+def draw_seats(weights: Float[Tensor, " S"], budget: int, generator: torch.Generator) -> list[int]:
+    """Divide `budget` seats so that each strategy's expectation is exactly its share, and its seats next to it.
+
+    Systematic sampling in random order: one lot decides all remainders.
+    """
+    lot = torch.randperm(len(weights), generator=generator, device=weights.device)
+    start = torch.rand((), generator=generator, device=weights.device, dtype=torch.float64)
+    ends = (weights[lot].double().cumsum(0) * budget + start).floor()
+    ends[-1] = budget
+    seats = torch.zeros(len(weights), dtype=torch.int64, device=weights.device)
+    seats[lot] = torch.diff(ends, prepend=ends.new_zeros(1)).long()
+    return [int(s) for s in seats.tolist()]
 
 
 def quota(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: torch.Generator) -> Batch:
-    """Give each strategy its share of the batch, by largest remainder; nothing is drawn by lot.
+    """Give each strategy its share of the batch, by largest remainder; only ties of remainders fall by lot.
 
     Strategies take turns in order of weight, each taking the first of its B wishes that are not taken yet: there are
     always enough, since the others hold at most B - q.
     """
-    del generator
-    seats = allot(weights, budget)
+    seats = allot(weights, budget, generator)
     wishes = [ballot.wish(s, budget).tolist() if seat else [] for s, seat in enumerate(seats)]
     taken, by = _turns(seats, weights, wishes)
     return _batch(ballot, taken, [ballot.names[s] for s in by], weights)
@@ -146,16 +159,16 @@ def sample_shares(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, vo
 
     The same weights and marks as `sample_mix`, but the batch does not go to the highest sums, where the heaviest strategy takes
     all: a strategy's share is the mean weight of the candidates it marked, and it buys those with the highest weight, graded by
-    its own order: w_s(x) (1 - rank_s(x) / m). Where all weights are equal this is `quota`.
+    its own order: w_s(x) (1 - rank_s(x) / m). Remainders of seats are drawn (`draw_seats`), so that a small batch does not always
+    go to the same strategies.
 
     Args:
         weights: rows sum to one.
         ballot: the strategies' wishes.
         budget: B.
         votes: r >= 1.
-        generator: unused.
+        generator: for the remainders.
     """
-    del generator
     budget = min(budget, len(ballot.round))
     count = mark_count(votes, budget, len(ballot.round))
     wishes = torch.stack([ballot.wish(s, count) for s in range(weights.shape[1])])  # (S, m)
@@ -163,7 +176,7 @@ def sample_shares(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, vo
     shares = given.mean(1) / given.mean(1).sum()
     grade = 1 - torch.arange(count, device=weights.device) / count
     order = wishes.gather(1, torch.sort(given * grade, dim=1, descending=True, stable=True).indices)
-    taken, by = _turns(allot(shares, budget), shares, order.tolist())
+    taken, by = _turns(draw_seats(shares, budget, generator), shares, order.tolist())
     return _batch(ballot, taken, [ballot.names[s] for s in by], shares)
 
 
