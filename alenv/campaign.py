@@ -14,6 +14,7 @@ from torch import Tensor
 from alenv.arrays import Rows
 from alenv.ballot import Ballot
 from alenv.clock import Clock
+from alenv.metrics import purchase
 from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix, sample_shares
 from alenv.model import TaskModel
 from alenv.pool import HIDDEN, Pool
@@ -248,7 +249,7 @@ class Campaign:
         query, old_round = self._query, getattr(self, "round", None)
         labels = self.pool.labels[query.indices]
         with self.clock("evaluate"):
-            test = self.trainer.evaluate(model, self.task.test)
+            test = self.trainer.evaluate(model, self.task.test, self.task.groups) | self._open_set(labels)
             validation = self.trainer.evaluate(model, self.task.validation).get(self.task.primary)
         record = Record(
             round=query.round, labels=int(self.pool.labeled.sum()), bought=self.pool.bought, cost=self.cost, queried=query.ids,
@@ -294,6 +295,12 @@ class Campaign:
             last=last, features=self._features,
         )  # fmt: skip
         self.ballot = Ballot(self.round, self.strategies, self._next_batch(), self.clock)
+
+    def _open_set(self, labels: Tensor) -> dict[str, float]:
+        """Return precision and recall of a purchase, where the pool holds examples of no class."""
+        outside = self.task.facts.get("outside")
+        labeled = int(self.pool.labeled.sum())
+        return {} if outside is None else purchase(labels, labeled, len(self.task) - outside)
 
     def _seen_before(self, query: Query) -> Outputs | None:
         """Return what the model before says of what was bought with it, if a strategy learns from its last purchase."""

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from alenv.pool import OUTSIDE
 
+METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")  # see `alenv.metrics.classification`
+OPEN_SET_METRICS = ("query_precision", "query_recall")  # see `alenv.metrics.purchase`
+
 
 @dataclass(frozen=True, eq=False)
 class Augmentation:
@@ -116,6 +119,8 @@ class Split:
     Attributes:
         classes: the classes of the task, ascending; pool examples of any other are of no class. None: all of them.
         facts: what the setting realised, for the records.
+        groups: classes (numbers of the task) whose mean recall is recorded, by the metric's name.
+        targets: (n,) what the training examples' targets are taken to be, where not the source's (label noise); or None.
     """
 
     pool: Int[Tensor, " N"]
@@ -123,6 +128,8 @@ class Split:
     test: Int[Tensor, " E"]
     classes: tuple[int, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    targets: Int[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +146,10 @@ class Task:
         validation: labelled examples for rewards and selectors.
         test: examples that nothing but the records looks at.
         kind: what targets are; "classes".
+        metrics: names of what is recorded of every round.
         primary: the metric that summaries integrate and rewards improve.
         facts: what the setting realised (the rate of examples of no class, say).
+        groups: classes whose mean recall on the test split is recorded, by the metric's name.
     """
 
     name: str
@@ -155,9 +164,10 @@ class Task:
     std: Tensor
     augmentation: Augmentation | None = None
     kind: str = "classes"
-    metrics: tuple[str, ...] = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")
+    metrics: tuple[str, ...] = METRICS
     primary: str = "accuracy"
     facts: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -183,12 +193,14 @@ class Task:
             targets = torch.where(taken.targets >= 0, number[taken.targets], taken.targets)
             return replace(taken, targets=targets).to(device)
 
-        pool = part(source.train, split.pool)
+        train = source.train if split.targets is None else replace(source.train, targets=split.targets)
+        open_set = OPEN_SET_METRICS if "outside" in split.facts else ()
+        pool = part(train, split.pool)
         return cls(
             source.name, setting, pool.inputs, pool.targets, pool.ids,
-            part(source.train, split.validation), part(source.test or source.train, split.test),
+            part(train, split.validation), part(source.test or source.train, split.test),
             tuple(source.classes[c] for c in kept), source.mean.to(device), source.std.to(device), source.augmentation,
-            facts=split.facts,
+            metrics=(*METRICS, *split.groups, *open_set), facts=split.facts, groups=split.groups,
         )  # fmt: skip
 
     def fingerprint(self) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -165,12 +165,14 @@ class Trainer:
         aux = {name: torch.cat([p.aux[name] for p in pieces]) for name in pieces[0].aux}
         return Outputs(torch.cat([p.embeddings for p in pieces]), torch.cat([p.logits for p in pieces]), aux)
 
-    def evaluate(self, model: TaskModel, examples: Examples) -> dict[str, float]:
-        """Return the metrics of `model` on `examples`; empty if there are none."""
+    def evaluate(
+        self, model: TaskModel, examples: Examples, groups: Mapping[str, Sequence[int]] | None = None
+    ) -> dict[str, float]:
+        """Return `alenv.metrics.classification` of `model` on `examples`; empty if there are none."""
         known = examples.targets >= 0
         if not bool(known.any()):
             return {}
-        return classification(self.outputs(model, examples.inputs[known]).logits, examples.targets[known])
+        return classification(self.outputs(model, examples.inputs[known]).logits, examples.targets[known], groups)
 
     def _outputs(self, model: TaskModel, inputs: Tensor) -> Outputs:
         with self.autocast(inputs):
