@@ -12,6 +12,7 @@ from alenv.campaign import Plan
 from alenv.env import ActiveLearningEnv
 from alenv.heads import StageHead, ranking_loss
 from alenv.nets.mlp import mlp
+from alenv.nets.resnet import resnet
 from alenv.nets.small_cnn import small_cnn
 from alenv.problem import Problem, assemble
 from alenv.runner import Runner
@@ -33,6 +34,7 @@ from alenv.selectors.autoal import (
 from alenv.settings.standard import standard
 from alenv.strategy import ScoreStrategy
 from alenv.streams import Streams
+from alenv.task import Examples, Source, number_ids
 from alenv.toy import blobs
 from alenv.trainer import Trainer
 
@@ -109,14 +111,12 @@ def test_the_search_gradient_agrees_with_finite_differences_while_the_threshold_
         assert float(free.grad[row, column]) == pytest.approx(float(numeric), rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.parametrize("net", [mlp((8,), K, dropout=0.0), small_cnn((1, 8, 8), K, dropout=0.0)], ids=["mlp", "small_cnn"])
-def test_the_search_gradient_reaches_the_first_stage_of_search_net(net):
+@pytest.mark.parametrize(("make", "shape"), [(mlp, (8,)), (small_cnn, (1, 8, 8)), (resnet, (1, 8, 8))])
+def test_the_search_gradient_reaches_the_first_stage_of_search_net(make, shape):
     _, losses, votes = planted(2)
-    inputs = (
-        torch.randn(B, 8, generator=Streams(2)("x"))
-        if net.body.__class__.__name__ == "_Layers"
-        else torch.randn(B, 1, 8, 8, generator=Streams(2)("x"))
-    )
+    inputs = torch.randn(B, *shape, generator=Streams(2)("x"))
+    with Streams(2).scoped("net"):
+        net = make(shape, K, dropout=0.0)
     selected = soft_selection(combined_scores(net(inputs).softmax(1), votes), MARKS / B, 10.0)
     search_loss(selected, losses).backward()
     assert next(net.body.parameters()).grad.norm() > 0
@@ -680,6 +680,24 @@ def test_every_cycle_redraws_a_random_split():
     selector.cycles = 2
     first, second = ({int(i) for b in selector._rehearse(env.ballot, cycle)[1] for i in b.rows} for cycle in range(2))
     assert first != second
+
+
+def test_search_runs_on_images_with_nets_of_the_tasks_own_family():
+    draw = Streams(0)("images")
+    targets = torch.arange(72) % 3
+    images = torch.randint(0, 255, (72, 1, 8, 8), generator=draw, dtype=torch.uint8)
+    examples = Examples(images, targets, number_ids(72))
+    source = Source("noise", examples, examples.take(torch.arange(12)), ("a", "b", "c"), torch.tensor(128.0), torch.tensor(64.0))
+    plan = Plan(initial=12, batch=8, rounds=2)
+    problem = assemble(
+        dataset=source, net={"name": "resnet18"}, trainer=Trainer(device="cpu", epochs=1, min_steps=2), device="cpu", plan=plan,
+        strategies=["margin", "kmeans"],
+    )  # fmt: skip
+    selector = AutoAL(fit_epochs=1, steps=3)
+    run = Runner(problem, selector, seed=0).run()
+    assert run.summary["bought"] == 28
+    assert selector.search_net.body.__class__ is run.model.body.__class__
+    assert {"loss", "loss/fit", "loss/prediction", "pool_weight/margin", "bought/kmeans"} <= set(run.rounds[-1].selector)
 
 
 # check 14
