@@ -14,6 +14,7 @@ from torch import Tensor
 from alenv.arrays import Rows
 from alenv.ballot import Ballot
 from alenv.clock import Clock
+from alenv.initial import by_lot
 from alenv.metrics import purchase
 from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix, sample_shares
 from alenv.model import TaskModel
@@ -170,8 +171,7 @@ class Campaign:
         self._require_trained("begin")
         indices = self._initial
         if indices is None:
-            lot = torch.randperm(len(self.task), generator=self.streams.on("cpu")("initial"))
-            indices = lot[: self.plan.initial].to(self.pool.labels.device)
+            indices = by_lot(len(self.task), self.plan.initial, self.streams).to(self.pool.labels.device)
         empty = indices.new_zeros(0, dtype=torch.float32)
         self._query = Query(0, indices, self._ids(indices), (), empty, empty, empty.view(0, 0))
         return self._query

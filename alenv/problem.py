@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from alenv import library
+from alenv.arrays import Rows
 from alenv.campaign import Campaign, Plan
 from alenv.encoder import Encoder, Providers, Unlabeled, default_folder
+from alenv.initial import LABELLED, Initial
+from alenv.initial import make as make_initial
 from alenv.model import TaskModel
 from alenv.oracle import Oracle, SimulatedOracle
 from alenv.rewards import Gain, Reward, fallback
@@ -38,7 +41,8 @@ class Problem:
         oracle: who answers.
         setting_name: what tasks call the setting.
         validation: size (>= 1) or share (< 1) of the validation split; None for 10 %, at most 200; 0 for none.
-        initial_ids: ids of the initial set; None for a uniformly random one.
+        initial_ids: ids of the initial set; None: `initial` chooses it.
+        initial: how it is chosen; None: uniformly at random.
         joint: let strategies' heads train the body.
         providers: features for strategies that need some, by name.
     """
@@ -54,11 +58,14 @@ class Problem:
     setting_name: str = "standard"
     validation: float | int | None = None
     initial_ids: Sequence[str] | None = None
+    initial: Initial | None = None
     joint: bool = False
     providers: Providers = field(default_factory=lambda: Providers({}))
 
     def __post_init__(self) -> None:
         self.plan.check(self.pool_size)
+        if self.initial is not None and self.initial.reads_labels and not isinstance(self.oracle, SimulatedOracle):
+            raise ValueError("this initial set is chosen by hidden labels, which only oracle=simulated knows; use initial=random")
 
     @functools.cached_property
     def pool_size(self) -> int:
@@ -89,9 +96,10 @@ class Problem:
         begin = getattr(self.oracle, "begin", None)  # anything with label() will do
         if begin is not None:
             begin(task, streams, directory)
+        features = self.providers.of(unlabeled)
         return Campaign(
             task, self.strategies, self.plan, self.trainer, functools.partial(self.make_net, task), streams,
-            self.reward_for(task)[0], initial=self._initial(task), joint=self.joint, features=self.providers.of(unlabeled),
+            self.reward_for(task)[0], initial=self._initial(task, streams, features), joint=self.joint, features=features,
         )  # fmt: skip
 
     def reward_for(self, task: Task) -> tuple[Reward, str]:
@@ -126,7 +134,15 @@ class Problem:
             net=lambda: self.make_net(task, task.num_classes), trainer=self.trainer, streams=streams,
         )  # fmt: skip
 
-    def _initial(self, task: Task) -> torch.Tensor | None:
+    def note(self, task: Task) -> str:
+        """Return what a person should know of this problem, in sentences."""
+        peeks = self.initial is not None and self.initial.reads_labels
+        said = ["the initial set was chosen with a look at hidden labels, which only a simulation can"] * peeks
+        return "; ".join([*said, *filter(None, [self.reward_for(task)[1]])])
+
+    def _initial(self, task: Task, streams: Streams, features: Mapping[str, Rows]) -> torch.Tensor | None:
+        if self.initial is not None and self.initial_ids is None:
+            return self._chosen(self.initial, task, streams, features)
         if self.initial_ids is None:
             return None
         position = {id_: i for i, id_ in enumerate(task.ids)}
@@ -134,6 +150,16 @@ class Problem:
         if missing:
             raise ValueError(f"initial ids {missing[:3]} are not in the pool; ids look like '{task.ids[0]}'")
         return torch.tensor([position[id_] for id_ in self.initial_ids], device=self.trainer.device)
+
+    def _chosen(self, initial: Initial, task: Task, streams: Streams, features: Mapping[str, Rows]) -> torch.Tensor:
+        def rows(name: str | None) -> torch.Tensor:
+            if name is None:
+                return (task.inputs.float() - task.mean) / task.std
+            if name not in features:
+                raise ValueError(f"initial: no features '{name}'{library.nearest(name, features)}; set features={{{name}: ...}}")
+            return features[name][torch.arange(len(task), device=self.trainer.device)]
+
+        return initial.choose(task, rows, streams, self.plan.initial)
 
 
 def assemble(
@@ -148,9 +174,7 @@ def assemble(
     kept: "auto" is `alenv.encoder.default_folder`, None keeps none.
     """
     plan = plan or Plan()
-    if isinstance(initial, str) and initial != "random":
-        raise ValueError(f"expected initial=random or a list of ids, got '{initial}'")
-    ids = None if isinstance(initial, str) else [str(id_) for id_ in initial]
+    ids = [str(id_) for id_ in initial] if isinstance(initial, Sequence) and not isinstance(initial, str) else None
     built_trainer = library.build(
         "trainer", trainer, **({} if device is None or isinstance(trainer, Trainer) else {"device": device})
     )
@@ -166,9 +190,17 @@ def assemble(
         setting_name=library.label(setting),
         validation=validation,
         initial_ids=ids,
+        initial=None if ids is not None else _first_purchase(initial),
         joint=joint,
         providers=Providers(_encoders(features), default_folder() if cache == "auto" else Path(cache) if cache else None),
     )
+
+
+def _first_purchase(initial: Any) -> Initial | None:
+    known = ["random", *LABELLED, *library.names("strategy")]
+    if isinstance(initial, str) and ":" not in initial and initial not in known:
+        raise ValueError(f"unknown initial '{initial}'{library.nearest(initial, known)}; or give a list of ids")
+    return make_initial(initial, functools.partial(library.build, "strategy"))
 
 
 def _encoders(features: Mapping[str, Any] | None) -> dict[str, Encoder]:

@@ -186,7 +186,7 @@ class Runner:
         self.selector.begin(self._context(campaign))
         if state is not None:
             self.selector.load_state_dict(state["selector"])
-        note = self.problem.reward_for(campaign.task)[1]
+        note = self.problem.note(campaign.task)
         for callback in self.callbacks:
             callback.begin(campaign, self.directory.path if self.directory else None, self.config, note)
         if state is None:
