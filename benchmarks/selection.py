@@ -1,0 +1,428 @@
+"""What selecting costs: CPU seconds of one thread and peak memory, side by side with a plain reference and with peers.
+
+    python benchmarks/selection.py [--only badge coreset ...] [--size 50000] [--write FILE]
+    python benchmarks/selection.py --only growth space      # exponents in N, and an address-space limit, of every strategy
+
+Each case runs in a fresh process, its contenders one after the other on the same data; the ratio is a contender's seconds over
+alenv's. Peers come with `pip install 'alenv[bench]'`; those that are absent are left out. "~": two short batches were run and
+the cost of a step scaled to the whole batch. Memory is the peak resident set less that before the call.
+
+To add a case, decorate a function that takes the options and yields `Contender`s, alenv's first.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from alenv import geometry, library, ops
+from alenv.gradients import pseudo_gradients
+from alenv.round import MissingOutputError, Round
+from alenv.streams import Streams
+from alenv.trainer import has_native_bfloat16
+from alenv.version import VERSION
+
+DIM = 512
+GROWTH = (10_000, 20_000, 40_000, 80_000)
+SPACE = 2**30  # bytes over the pool that a selection may take
+
+
+class Contender(NamedTuple):
+    """What is timed; `verdict` says in words what came of it, beside alenv's result."""
+
+    name: str
+    run: Callable[..., Any]
+    verdict: Callable[[Any, Any], str] = lambda mine, first: ""
+    steps: tuple[int, int] | None = None  # run(b) for these two batches, and scale
+
+
+CASES: dict[str, Callable[[argparse.Namespace], Iterator[Contender]]] = {}
+
+
+def case(*names: str) -> Callable[[Callable[..., Iterator[Contender]]], Callable[..., Iterator[Contender]]]:
+    """Register a case under names; its parts after a colon are passed on."""
+
+    def register(function: Callable[..., Iterator[Contender]]) -> Callable[..., Iterator[Contender]]:
+        for name in names:
+            parts = name.split(":")[1:]
+            CASES[name] = lambda options, parts=parts: function(options, *parts)
+        return function
+
+    return register
+
+
+# Data
+
+
+def clustered(size: int, classes: int = 10, seed: int = 0) -> torch.Tensor:
+    """Unit rows in five clusters a class, of widths that follow a power law."""
+    draw = Streams(seed)("data")
+    centres = normalize(torch.randn(5 * classes, DIM, generator=draw))
+    width = 0.5 * torch.rand(size, 1, generator=draw).pow(-0.35).clamp(max=6)
+    noise = torch.randn(size, DIM, generator=draw).mul_(width / math.sqrt(DIM))
+    return normalize(noise.add_(centres[torch.randint(len(centres), (size,), generator=draw)]))
+
+
+def isotropic(size: int) -> torch.Tensor:
+    """Unit rows of no structure."""
+    return normalize(torch.randn(size, DIM, generator=Streams(0)("data")))
+
+
+def probabilities(x: torch.Tensor, classes: int, draws: int | None = None) -> torch.Tensor:
+    """Softmax outputs of a head, or of as many perturbed heads."""
+    draw = Streams(0)("head")
+    weight = 4 * torch.randn(classes, DIM, generator=draw)
+    if draws is None:
+        return (x @ weight.T).softmax(1)
+    return torch.stack([(x @ (weight + torch.randn(weight.shape, generator=draw)).T).softmax(1) for _ in range(draws)])
+
+
+def everything(size: int, classes: int, labeled: int = 1000) -> Round:
+    """A round with all that arrays can give."""
+    x, known = clustered(size), clustered(labeled, seed=1)
+    weight = 4 * torch.randn(classes, DIM, generator=Streams(0)("head"))
+    return Round.from_arrays(
+        logits=x @ weight.T, embeddings=x, head=(weight, torch.zeros(classes)), labels=torch.arange(labeled) % classes,
+        labeled_embeddings=known, mc_probs=probabilities(x, classes, draws=5),
+    )  # fmt: skip
+
+
+# Cases
+
+
+@case("badge:10", "badge:100")
+def badge(options: argparse.Namespace, classes: str) -> Iterator[Contender]:
+    x = clustered(options.size)
+    probs = probabilities(x, int(classes))
+    round_ = Round.from_arrays(probs=probs, embeddings=x)
+    gradients = pseudo_gradients(round_)
+
+    def potential(picks: Any) -> float:
+        return float(gradients.to_nearest(gradients.at(torch.as_tensor(np.asarray(picks)))).sum())
+
+    def plain(batch: int) -> list[int]:
+        a, h, norms = gradients.a, gradients.h, gradients.norms
+        generator, picks, distance = Streams(0)("plain"), [int(norms.argmax())], torch.full_like(norms, torch.inf)
+        while len(picks) < batch:
+            i = picks[-1]
+            new = norms + norms[i] - 2 * torch.mv(a, a[i]) * (torch.mv(h, h[i]) + 1)
+            distance = torch.minimum(distance, new.clamp_(min=0))
+            distance[i] = 0
+            picks.append(int(ops.draw(distance, generator)))
+        return picks
+
+    def verdict(mine: Any, first: Any) -> str:
+        return f"potential {potential(mine):.0f}" + ("" if mine is first else f" (alenv {potential(first[: len(mine)]):.0f})")
+
+    strategy = library.build("strategy", "badge")
+    yield Contender("alenv", lambda: strategy.select(round_, options.batch), verdict)
+    yield Contender("plain factored loop", lambda: plain(options.batch), verdict)
+    if importlib.util.find_spec("skactiveml") and options.size * int(classes) * DIM < 2**29:
+        from skactiveml.base import SkactivemlClassifier
+        from skactiveml.pool import Badge
+
+        class Fixed(SkactivemlClassifier):  # type: ignore[misc]
+            def fit(self, *_: Any) -> "Fixed":
+                return self
+
+            def predict_proba(self, _: Any) -> Any:
+                return probs.numpy()
+
+        labels, peer, fixed = np.full(len(x), np.nan), Badge(random_state=0), Fixed(classes=list(range(int(classes))))
+        yield Contender(
+            "scikit-activeml", lambda b: peer.query(x.numpy(), labels, fixed, fit_clf=False, batch_size=b), verdict, steps=(4, 10)
+        )
+
+
+@case("coreset:clustered", "coreset:isotropic")
+def coreset(options: argparse.Namespace, kind: str) -> Iterator[Contender]:
+    everyone = {"clustered": clustered, "isotropic": isotropic}[kind](options.size + options.batch)
+    covered, x = everyone[: options.batch], everyone[options.batch :].contiguous()
+    round_ = Round.from_arrays(embeddings=x, labeled_embeddings=covered, num_classes=2)
+
+    def plain() -> torch.Tensor:
+        norms = x.square().sum(1)
+        distance = torch.cat([(norms[s : s + 4096, None] + covered.square().sum(1) - 2 * x[s : s + 4096] @ covered.T).amin(1)
+                              for s in range(0, len(x), 4096)])  # fmt: skip
+        picks = torch.zeros(options.batch, dtype=torch.int64)
+        for i in range(options.batch):
+            picks[i] = pick = int(distance.argmax())
+            distance = torch.minimum(distance, norms - 2 * torch.mv(x, x[pick]) + norms[pick])
+            distance[pick] = -1
+        return picks
+
+    def verdict(mine: Any, first: Any) -> str:
+        mine = torch.as_tensor(np.asarray(mine))
+        shared = len(set(mine.tolist()) & set(first[: len(mine)].tolist()))
+        return f"{shared} of {len(mine)} picks shared, {int((mine == first[: len(mine)]).sum())} at the same place"
+
+    strategy = library.build("strategy", "coreset")
+    yield Contender("alenv", lambda: strategy.select(round_, options.batch))
+    yield Contender("plain loop", plain, verdict)
+    yield Contender("N x L distances alone", lambda: geometry.nearest(x, covered))
+    if importlib.util.find_spec("skactiveml"):
+        from skactiveml.pool import CoreSet
+
+        labels = np.r_[np.full(len(x), np.nan), np.zeros(len(covered))]
+        inputs, peer = torch.cat([x, covered]).numpy(), CoreSet(random_state=0)
+        yield Contender("scikit-activeml", lambda b: peer.query(inputs, labels, batch_size=b), verdict, steps=(10, 40))
+
+
+@case("kmeans")
+def kmeans(options: argparse.Namespace) -> Iterator[Contender]:
+    x, k, steps = clustered(options.size), options.batch, 25
+
+    def verdict(centres: Any, _: Any) -> str:
+        return f"inertia {float(geometry.nearest(x, torch.as_tensor(centres))[0].sum()):.0f}"
+
+    yield Contender("alenv, 25 steps", lambda: geometry.kmeans(x, k, Streams(0)("kmeans"), steps, tolerance=-1.0)[0], verdict)
+    yield Contender("alenv, to its tolerance", lambda: geometry.kmeans(x, k, Streams(0)("kmeans"))[0], verdict)
+    if importlib.util.find_spec("faiss"):
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+
+        def peer() -> Any:
+            model = faiss.Kmeans(DIM, k, niter=steps, seed=0, max_points_per_centroid=10**9)
+            model.train(x.numpy())
+            return model.centroids
+
+        yield Contender("faiss, 25 steps, all rows", peer, verdict)
+    if options.size <= 20_000:
+        from sklearn.cluster import KMeans
+
+        yield Contender("scikit-learn", lambda: KMeans(k, n_init=1, random_state=0).fit(x.numpy()).cluster_centers_, verdict)
+
+
+@case("bald:10", "bald:100")
+def bald(options: argparse.Namespace, classes: str) -> Iterator[Contender]:
+    draws = probabilities(clustered(options.size), int(classes), draws=10)
+    round_ = Round.from_arrays(mc_probs=draws)
+
+    def plain() -> torch.Tensor:
+        mean = draws.mean(0)
+        total = -(mean * (mean + 1e-12).log()).sum(1)
+        return total + (draws * (draws + 1e-12).log()).sum(2).mean(0)
+
+    def verdict(mine: Any, first: Any) -> str:
+        return f"largest difference {float((mine - first).abs().max()):.0e}"
+
+    strategy = library.build("strategy", "bald")
+    yield Contender("alenv", lambda: strategy.scores(round_))
+    yield Contender("plain three lines", plain, verdict)
+
+
+@case(*(f"scores:{name}:{classes}" for name in ("margin", "entropy", "least_confidence") for classes in (10, 100, 1000)))
+def scores(options: argparse.Namespace, name: str, classes: str) -> Iterator[Contender]:
+    probs = probabilities(clustered(options.size), int(classes))
+    array, strategy, round_ = probs.numpy(), library.build("strategy", name), Round.from_arrays(probs=probs)
+
+    def margin() -> Any:
+        part = np.partition(array, -2, axis=1)
+        return part[:, -2] - part[:, -1]
+
+    plain = {
+        "margin": margin,
+        "entropy": lambda: -(array * np.log(array + 1e-12)).sum(1),
+        "least_confidence": lambda: 1 - array.max(1),
+    }[name]
+    yield Contender("alenv", lambda: strategy.scores(round_))
+    yield Contender("numpy", plain, lambda mine, first: f"largest difference {np.abs(mine - first.numpy()).max():.0e}")
+
+
+@case("batchbald")
+def batchbald(options: argparse.Namespace) -> Iterator[Contender]:
+    size, batch = min(options.size, 10_000), 5
+    draws = probabilities(clustered(size), 10, draws=10)
+    round_ = Round.from_arrays(mc_probs=draws)
+    strategy = library.build("strategy", "batchbald", configurations=1000)
+    yield Contender("alenv", lambda: strategy.select(round_, batch))
+    if importlib.util.find_spec("skactiveml"):
+        from skactiveml.pool._bald import batch_bald
+
+        probs = draws.numpy().astype(np.float64)
+        yield Contender("scikit-activeml", lambda: batch_bald(probs, batch, n_MC_samples=1000, random_state=0))
+
+
+@case(
+    *(f"alone:{name}" for name in ("cluster_margin", "typiclust", "probcover", "coremse", "corelog", "entropy_cb", "coreset_cb"))
+)
+def alone(options: argparse.Namespace, name: str) -> Iterator[Contender]:
+    round_, strategy = everything(options.size, 10), library.build("strategy", name)
+    yield Contender("alenv", lambda: strategy.select(round_, options.batch))
+
+
+# Every strategy: growth, and an address-space limit
+
+
+def select_once(name: str, size: int, classes: int, batch: int, limit: int | None) -> tuple[float, float]:
+    """Return CPU seconds and peak MB of one selection, with `limit` bytes of address space to spare if given."""
+    round_, strategy = everything(size, classes), library.build("strategy", name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        strategy.select(everything(200, classes, labeled=classes), 10)  # imports and first calls are not its cost
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (1024 * _status("VmSize") + limit,) * 2)
+        return peak(lambda: strategy.select(round_, batch))[:2]
+
+
+def child(*arguments: object) -> subprocess.CompletedProcess[str]:
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | one_thread)
+
+
+def arrays_suffice(name: str) -> bool:
+    """Whether a strategy can be called on what `everything` gives."""
+    try:
+        strategy = library.build("strategy", name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            strategy.select(everything(200, 10, labeled=20), 10)
+    except (MissingOutputError, TypeError, ValueError):
+        return False
+    return True
+
+
+def growth(name: str, options: argparse.Namespace) -> str:
+    """Fit seconds ~ N^exponent."""
+    found = [child("--one", name, "--size", size, "--batch", 100) for size in GROWTH]
+    seconds = [json.loads(run.stdout)[0] for run in found]
+    exponent = np.polyfit(np.log(GROWTH), np.log(np.maximum(seconds, 1e-3)), 1)[0]
+    return f"| growth:{name} | alenv, b = 100 | {seconds[-1]:.3f} at {GROWTH[-1]:,} | | | exponent {exponent:.2f} |"
+
+
+def space(name: str, options: argparse.Namespace) -> str:
+    """Select from a large pool with `SPACE` bytes of address space over it."""
+    run = child("--one", name, "--size", options.size, "--batch", options.batch, "--classes", 100, "--limit", SPACE)
+    if run.returncode:
+        return f"| space:{name} | alenv, 100 classes | | | | failed: {(run.stderr.strip() or 'killed').splitlines()[-1][:90]} |"
+    seconds, memory = json.loads(run.stdout)
+    return f"| space:{name} | alenv, 100 classes | {seconds:.3f} | | {memory:.0f} | within {SPACE / 2**30:g} GiB over the pool |"
+
+
+EVERY = {"growth": growth, "space": space}
+
+
+# Measuring
+
+
+def peak(run: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Return CPU seconds, MB of peak resident set over that before, and the result."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before, start = _status("VmRSS"), time.process_time()
+    result = run()
+    return time.process_time() - start, max(0, _status("VmHWM") - before) / 1024, result
+
+
+def _status(field: str) -> int:
+    """Return a number of kB that the system keeps of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def measure(contender: Contender, options: argparse.Namespace) -> tuple[float, float, Any]:
+    if contender.steps is None:
+        runs = [peak(contender.run) for _ in range(options.repeats)]
+        return statistics.median(run[0] for run in runs), runs[0][1], runs[-1][2]
+    few, more = contender.steps
+    contender.run(few)
+    first, second = peak(lambda: contender.run(few)), peak(lambda: contender.run(more))
+    return second[0] + (second[0] - first[0]) / (more - few) * (options.batch - more), second[1], second[2]
+
+
+def compare(name: str, options: argparse.Namespace) -> Iterator[str]:
+    base, first = None, None
+    for contender in CASES[name](options):
+        seconds, memory, result = measure(contender, options)
+        ratio = "" if base is None else f"{seconds / base:.1f}"
+        base, first = (seconds, result) if base is None else (base, first)
+        shown = f"{seconds:.3f}{'~' if contender.steps else ''}"
+        yield f"| {name} | {contender.name} | {shown} | {ratio} | {memory:.0f} | {contender.verdict(result, first)} |"
+
+
+def heading(options: argparse.Namespace) -> str:
+    peers = [f"{name} {version(name)}" for name in ("scikit-activeml", "faiss-cpu", "scikit-learn", "numpy") if version(name)]
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
+    )
+    native = "native bfloat16" if has_native_bfloat16(torch.device("cpu")) else "no native bfloat16"
+    machine = f"Python {platform.python_version()}, {model}, one thread, {native}"
+    return (
+        f"# What selecting costs\n\n`python benchmarks/selection.py {' '.join(sys.argv[1:])}`; alenv {VERSION}, "
+        f"torch {torch.__version__}, {', '.join(peers)}; {machine}.\n\n"
+        f"N = {options.size:,}, D = {DIM}, b = {options.batch:,} (and as many labelled ones for core-set). CPU seconds, median "
+        f"of {options.repeats}; ratio to alenv's; MB of peak resident memory over before. ~: scaled from two short batches.\n\n"
+        "| case | contender | seconds | ratio | MB | what came of it |\n|---|---|---|---|---|---|"
+    )
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", metavar="CASE", help=f"cases, or what comes before their colon: {', '.join(CASES)}, growth, space"
+    )
+    parser.add_argument("--size", type=int, default=50_000)
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--strategies", nargs="+", help="of growth and space (default: all that arrays suffice for)")
+    parser.add_argument("--write", type=Path, help="write the table to this file too")
+    for hidden, kind in (("--case", str), ("--one", str), ("--classes", int), ("--limit", int)):
+        parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.one:
+        print(json.dumps(select_once(options.one, options.size, options.classes or 10, options.batch, options.limit)))
+        return
+    if options.case:
+        for row in compare(options.case, options):
+            print(row, flush=True)
+        return
+    lines = [heading(options)]
+    print(lines[0], flush=True)
+
+    def note(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+        if options.write:
+            options.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    chosen = [name for name in CASES if options.only is None or any(name == o or name.startswith(o + ":") for o in options.only)]
+    for name in chosen:
+        run = child("--case", name, "--size", options.size, "--batch", options.batch, "--repeats", options.repeats)
+        failed = (
+            [f"| {name} | | | | | failed: {(run.stderr.strip() or 'killed').splitlines()[-1][:90]} |"] if run.returncode else []
+        )
+        for line in run.stdout.splitlines() + failed:
+            note(line)
+    for what in [key for key in EVERY if options.only and key in options.only]:
+        for name in options.strategies or [name for name in library.names("strategy") if arrays_suffice(name)]:
+            note(EVERY[what](name, options))
+
+
+if __name__ == "__main__":
+    main()
