@@ -103,12 +103,12 @@ def test_greedy_seeds_are_judged_by_a_sample_of_large_pools(monkeypatch):
 
 def test_a_common_offset_does_not_eat_the_digits_of_seeds_or_clusters():
     x = islands(count=4, each=10)
-    shifted = (x.double() + 1000).float()
+    shifted = (x.double() + 10_000).float()
     for rows in (x, shifted):
         centres, cluster, _ = geometry.kmeans(rows, 4, Streams(0)("kmeans"))
         assert len(cluster.view(4, 10).unique(dim=0)) == 4
         assert (cluster.view(4, 10) == cluster.view(4, 10)[:, :1]).all()
-        torch.testing.assert_close(centres[cluster[::10]], rows.view(4, 10, -1).mean(1), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(centres[cluster[::10]], rows.view(4, 10, -1).mean(1), rtol=1e-5, atol=1e-2)
 
 
 def test_coarse_assignments_end_with_exact_clusters_of_the_same_inertia(monkeypatch):
