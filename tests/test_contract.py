@@ -1,11 +1,14 @@
 """The public contract, over everything found in `strategies/` and `selectors/`."""
 
 import itertools
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from alenv import library
+from alenv.agents import Agent, StrategyNet, save_agent
 from alenv.campaign import Plan
 from alenv.checks import check_selector, check_strategy
 from alenv.env import ActiveLearningEnv
@@ -23,11 +26,16 @@ STRATEGIES, SELECTORS = library.names("strategy"), library.names("selector")
 QUICK = {
     "autoal": {"fit_epochs": 3, "steps": 9}, "selectal": {"repeats": 1, "random_draws": 1}, "sample_oracle": {"tau": 2},
 }  # fmt: skip
+UNTRAINED = {"dqn": 1, "sac": 2}  # selectors without an agent of their own, and what its net says of each strategy
 SMALL = {"subsample": {"size": 40}, "prefilter": {"factor": 3}}  # so that they leave something out of a small pool
 
 
 def selector_named(name):
-    return library.build("selector", name, **QUICK.get(name, {}))
+    if name not in UNTRAINED:
+        return library.build("selector", name, **QUICK.get(name, {}))
+    with tempfile.TemporaryDirectory() as folder, Streams(0).scoped("agent"):
+        save_agent(Path(folder) / "agent.safetensors", Agent(StrategyNet(UNTRAINED[name]), name, {}))
+        return library.build("selector", name, path=folder)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -14,7 +14,7 @@ ALLOWED = {
     "strategies": {"round", "strategy", "model", "trainer", "streams", "ops", "geometry", "gradients", "coverage", "heads"},
     "selectors": {
         "selector", "strategy", "ballot", "bandits", "mixing", "rewards", "round", "trainer", "streams", "ops", "geometry",
-        "heads", "model", "campaign",
+        "heads", "model", "campaign", "agents",
     },
 }  # fmt: skip
 SPEAKERS = ("alenv.doctor", "alenv.catalog")  # commands whose output is their purpose
