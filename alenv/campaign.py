@@ -1,6 +1,7 @@
 """The state of one active-learning run, without Gymnasium and without training."""
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -145,6 +146,7 @@ class Campaign:
         self.model: TaskModel
         self._net, self._reward, self._joint = net, reward, joint
         self._features = {name: _Timed(rows, self.clock) for name, rows in (features or {}).items()}
+        self._outputs = functools.partial(_timed_outputs, trainer, self.clock)  # rounds hold it: it must not hold the campaign
         self._last: Outputs | None = None
         self._initial = initial
         self._query: Query | None = None
@@ -291,7 +293,7 @@ class Campaign:
     def _open(self, model: TaskModel, last: Purchase) -> None:
         self.model = model
         self.round = Round.of_model(
-            model, self.task.inputs, self.pool, self._timed_outputs, self.streams, index=self.index, num_draws=self.plan.draws,
+            model, self.task.inputs, self.pool, self._outputs, self.streams, index=self.index, num_draws=self.plan.draws,
             last=last, features=self._features,
         )  # fmt: skip
         self.ballot = Ballot(self.round, self.strategies, self._next_batch(), self.clock)
@@ -305,7 +307,7 @@ class Campaign:
     def _seen_before(self, query: Query) -> Outputs | None:
         """Return what the model before says of what was bought with it, if a strategy learns from its last purchase."""
         wanted = any("last" in strategy.needs for strategy in self.strategies.values())
-        return self._timed_outputs(self.model, self.task.inputs[query.indices]) if query.round and wanted else None
+        return self._outputs(self.model, self.task.inputs[query.indices]) if query.round and wanted else None
 
     @property
     def _answered(self) -> bool:
@@ -325,10 +327,6 @@ class Campaign:
 
     def _next_batch(self) -> int:
         return min(self.plan.batch, len(self.pool) - self.pool.bought)
-
-    def _timed_outputs(self, model: TaskModel, inputs: Tensor) -> Any:
-        with self.clock("outputs"):
-            return self.trainer.outputs(model, inputs)
 
     def _ids(self, indices: Tensor) -> tuple[str, ...]:
         return tuple(self.task.ids[i] for i in indices.tolist())
@@ -365,6 +363,11 @@ class Campaign:
             batch=len(labels), class_counts=torch.bincount(old_round.labels, minlength=self.task.num_classes),
             test=[v for r in self.records if (v := r.metrics[self.task.primary]) is not None and self._reward.access == "test"],
         )  # fmt: skip
+
+
+def _timed_outputs(trainer: Trainer, clock: Clock, model: TaskModel, inputs: Tensor) -> Outputs:
+    with clock("outputs"):
+        return trainer.outputs(model, inputs)
 
 
 class _Timed:

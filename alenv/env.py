@@ -96,7 +96,7 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
             raise ValueError(f"{count} strategies do not fit into observations for {max_strategies}; raise max_strategies")
         self.render_mode, self.max_strategies = render_mode, max_strategies
         self.directory = Path(directory) if directory is not None else None
-        self.buy: Buy = self._ask  # the runner puts its ledger in between
+        self._buy: Buy | None = None
         self.action_space = self._action_space(count)
         self.observation_space = cast("spaces.Space[Observation]", spaces.Dict({
             "campaign": spaces.Box(-1, 1, (len(CAMPAIGN_FEATURES),), np.float32),
@@ -168,6 +168,15 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         campaign.pool.load_state_dict(state["pool"])
         campaign.load_state_dict(state, self.problem.trainer.restore(campaign.job(), model_state))
         return self.observation, self._info()
+
+    @property
+    def buy(self) -> Buy:
+        """How a query is answered: by the oracle, unless somebody (the runner's ledger) is put in between."""
+        return self._buy or self._ask
+
+    @buy.setter
+    def buy(self, buy: Buy) -> None:
+        self._buy = buy
 
     @property
     def ballot(self) -> Ballot:

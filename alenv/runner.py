@@ -71,7 +71,7 @@ class Run:
     @functools.cached_property
     def records(self) -> "pandas.DataFrame":
         """The rounds as a table: a row each, metrics as columns, what the selector logged and seconds under their prefixes."""
-        return _frame([record.to_json() for record in self.rounds])
+        return frame([record.to_json() for record in self.rounds])
 
 
 class Runner:
@@ -134,6 +134,7 @@ class Runner:
             reward=config.get("reward") or selector.reward or "gain", device=config.get("device", "auto"),
             validation=config.get("validation"), initial=config.get("initial", "random"), required=selector.requires,
             joint=config.get("joint", False), features=config.get("features"), cache=config.get("cache", "auto"),
+            embed=config.get("embed"),
         )  # fmt: skip
         seed, fresh = config.get("seed", 0), config.get("fresh", False)
         if selector.per_class:
@@ -252,7 +253,7 @@ class Runner:
         return Context(
             strategies=tuple(campaign.strategies), num_classes=campaign.task.num_classes, pool_size=len(campaign.pool),
             plan=campaign.plan, streams=campaign.streams, trainer=self.problem.trainer,
-            net=lambda outputs: self.problem.make_net(campaign.task, outputs),
+            net=functools.partial(self.problem.make_net, campaign.task),
             simulate=self.env.simulate if self.selector.oracle else None, reward_range=(reward.low, reward.high),
         )  # fmt: skip
 
@@ -342,7 +343,8 @@ def _seconds(laps: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in (phases | {n: v for n, v in laps.items() if "/" in n}).items()}
 
 
-def _frame(rows: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
+def frame(rows: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
+    """Return the objects of a `rounds.jsonl` as a table, see `Run.records`."""
     import pandas
 
     plain = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
