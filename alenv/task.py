@@ -1,7 +1,7 @@
 """What is learned: a data set as read (`Source`), and the same under a setting (`Task`)."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from alenv.pool import OUTSIDE
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")  # see `alenv.metrics.classification`
 OPEN_SET_METRICS = ("query_precision", "query_recall")  # see `alenv.metrics.purchase`
+BLOCK_ELEMENTS = 2**24  # numbers read at once from inputs that may lie in a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,21 @@ class Augmentation:
 
 
 @dataclass(frozen=True, eq=False)
+class Tokens:
+    """What the numbers of a text's inputs mean: each is a token of one tokenizer.
+
+    Attributes:
+        tokenizer: folder or hub name of the transformers tokenizer.
+        vocabulary: how many tokens it knows.
+        pad: number of the token that fills up shorter texts; a model attends to `inputs != pad`.
+    """
+
+    tokenizer: str
+    vocabulary: int
+    pad: int
+
+
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Inputs with their targets and stable ids.
 
@@ -31,19 +47,25 @@ class Examples:
         inputs: (n, ...), as stored (for images uint8 is best: it stays small on the device).
         targets: (n,) int64 class numbers; -1 where no label is known.
         ids: n distinct strings that stay the same whatever the setting or seed.
+        texts: n texts the inputs were made of, for people and encoders; None where inputs are all there is.
     """
 
     inputs: Num[Tensor, "n ..."]
     targets: Int[Tensor, " n"]
     ids: tuple[str, ...]
+    texts: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, indices: Int[Tensor, " k"]) -> "Examples":
-        """Return the examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order; of a run of neighbours the inputs are a view, not a copy."""
         rows = indices.cpu()
-        return Examples(self.inputs[rows], self.targets[rows], tuple(self.ids[i] for i in rows.tolist()))
+        listed = rows.tolist()
+        run = len(listed) > 0 and listed == list(range(listed[0], listed[0] + len(listed)))
+        inputs = self.inputs[listed[0] : listed[0] + len(listed)] if run else self.inputs[rows]
+        texts = None if self.texts is None else tuple(self.texts[i] for i in listed)
+        return Examples(inputs, self.targets[rows], tuple(self.ids[i] for i in listed), texts)
 
     def to(self, device: torch.device | str) -> "Examples":
         """Return the same examples with their tensors on `device`."""
@@ -62,10 +84,11 @@ class Source:
         mean: subtracted from stored inputs before the first layer; broadcastable to one input.
         std: what they are divided by afterwards.
         augmentation: label-preserving changes the trainer may make; None for none.
+        tokens: what the inputs of tokenised texts mean; None for everything else.
 
     Raises:
         ValueError: inputs hold NaN or infinity, ids repeat, targets leave 0..C-1 (or -1), fewer than two classes, or a class
-            has no example.
+            has no example though every label is known.
     """
 
     name: str
@@ -75,6 +98,7 @@ class Source:
     mean: Tensor = field(default_factory=lambda: torch.zeros(()))
     std: Tensor = field(default_factory=lambda: torch.ones(()))
     augmentation: Augmentation | None = None
+    tokens: Tokens | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -83,7 +107,7 @@ class Source:
             if examples is not None:
                 self._check(part, examples)
         counts = torch.bincount(self.train.targets[self.train.targets >= 0], minlength=len(self.classes))
-        if (self.train.targets >= 0).any() and (counts == 0).any():
+        if len(self.train) and (self.train.targets >= 0).all() and (counts == 0).any():
             missing = [self.classes[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
             raise ValueError(
                 f"{self.name}: no training example of class {', '.join(missing)}; remove the class name or add examples of it"
@@ -96,9 +120,12 @@ class Source:
                 f"got {len(examples.targets)} targets and {len(examples.ids)} ids"
             )
         if len(set(examples.ids)) != len(examples.ids):
-            raise ValueError(f"{self.name} {part}: ids repeat; every example needs an id of its own")
+            seen: set[str] = set()
+            first = next(id_ for id_ in examples.ids if id_ in seen or seen.add(id_))  # type: ignore[func-returns-value]
+            raise ValueError(f"{self.name} {part}: ids repeat (first '{first}'); every example needs an id of its own")
         if examples.inputs.is_floating_point():
-            bad = ~torch.isfinite(examples.inputs.reshape(len(examples), examples.inputs[:1].numel() or 1)).all(1)
+            width = max(1, examples.inputs[:1].numel())
+            bad = torch.cat([~torch.isfinite(block.reshape(len(block), width)).all(1) for block in blocks(examples.inputs)])
             if bad.any():
                 where = [examples.ids[i] for i in torch.nonzero(bad).flatten()[:3].tolist()]
                 raise ValueError(
@@ -143,6 +170,8 @@ class Task:
         targets: (N,) hidden targets; `pool.OUTSIDE` for examples of none of the classes. Only an `Oracle` may hold them:
             strategies and selectors never see a task.
         ids: N stable ids.
+        texts: the N texts the inputs were made of, or None.
+        tokens: what the inputs of tokenised texts mean, or None.
         validation: labelled examples for rewards and selectors.
         test: examples that nothing but the records looks at.
         kind: what targets are; "classes".
@@ -167,6 +196,8 @@ class Task:
     metrics: tuple[str, ...] = METRICS
     primary: str = "accuracy"
     facts: Mapping[str, Any] = field(default_factory=dict)
+    texts: Sequence[str] | None = None
+    tokens: Tokens | None = None
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -200,7 +231,8 @@ class Task:
             source.name, setting, pool.inputs, pool.targets, pool.ids,
             part(train, split.validation), part(source.test or source.train, split.test),
             tuple(source.classes[c] for c in kept), source.mean.to(device), source.std.to(device), source.augmentation,
-            metrics=(*METRICS, *split.groups, *open_set), facts=split.facts, groups=split.groups,
+            metrics=(*METRICS, *split.groups, *open_set), facts=split.facts, texts=pool.texts, tokens=source.tokens,
+            groups=split.groups,
         )  # fmt: skip
 
     def fingerprint(self) -> str:
@@ -213,8 +245,14 @@ class Task:
         ):
             digest.update("\n".join(ids).encode())
             digest.update(targets.cpu().numpy().tobytes())
-            digest.update(inputs.cpu().contiguous().numpy().tobytes())
+            for block in blocks(inputs):
+                digest.update(block.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def blocks(inputs: Num[Tensor, "n ..."]) -> Iterator[Tensor]:
+    """Return `inputs` in pieces of at most `BLOCK_ELEMENTS` numbers, or of one input."""
+    yield from inputs.split(max(1, BLOCK_ELEMENTS // max(1, inputs[:1].numel())))
 
 
 def number_ids(count: int, prefix: str = "") -> tuple[str, ...]:
