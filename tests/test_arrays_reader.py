@@ -42,11 +42,11 @@ def test_byte_images_stay_bytes_and_are_standardised_per_channel(tmp_path):
 
 def test_class_names_come_from_a_file(features):
     (features / "classes.txt").write_text("ape\nbee\n cat \n", encoding="utf-8")
-    assert arrays(str(features), name="zoo").classes == ("ape", "bee", "cat")
+    assert arrays(str(features), title="zoo").classes == ("ape", "bee", "cat")
 
 
 def test_an_absent_file_says_where_it_should_be(tmp_path):
-    with pytest.raises(ValueError, match=r"no file .*train_inputs\.npy; set dataset\.root to the folder"):
+    with pytest.raises(ValueError, match=r"no array train_inputs in .*; set dataset\.root to the folder"):
         arrays(str(tmp_path))
 
 

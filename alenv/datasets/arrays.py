@@ -1,4 +1,4 @@
-"""A folder of numpy arrays: features somebody computed, or images, with their class numbers."""
+"""Numpy arrays: features somebody computed, or images, with their class numbers."""
 
 from pathlib import Path
 
@@ -6,66 +6,82 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alenv.datasets.moments import moments
 from alenv.task import Examples, Source, number_ids
 
 
-def arrays(root: str = "data", name: str = "arrays") -> Source:
-    """Return the data set in a folder.
+def arrays(root: str = "data", title: str = "arrays") -> Source:
+    """Return the data set in a folder of .npy files, or in one .npz file.
 
-    It holds `train_inputs.npy` (n, ...), `train_targets.npy` (n,) of class numbers (-1: unknown), and, if there is a test split,
-    `test_inputs.npy` and `test_targets.npy`. `classes.txt` may name the classes, one a line. Inputs are standardised by the
-    training examples: images of bytes (n, channels, height, width) per channel, everything else per feature.
+    It holds `train_inputs` (n, ...), `train_targets` (n,) of class numbers (-1: unknown), and, if there is a test split,
+    `test_inputs` and `test_targets`. In a folder `classes.txt` may name the classes, one a line; in an .npz file the array
+    `classes`. Inputs are standardised by the training examples: images of bytes (n, channels, height, width) per channel,
+    everything else per feature. Files in a folder are memory-mapped: their inputs need not fit in memory.
 
     Args:
-        root: the folder.
-        name: what to call the data set.
+        root: the folder or the .npz file.
+        title: what to call the data set.
 
     Raises:
         ValueError: a file is missing or no plain array, or arrays do not belong together.
     """
-    folder = Path(root).expanduser()
-    train = _examples(folder, "train")
-    test = _examples(folder, "test") if (folder / "test_inputs.npy").exists() else None
+    path = Path(root).expanduser()
+    held = _packed(path) if path.is_file() else _mapped(path)
+    train = _examples(path, held, "train")
+    test = _examples(path, held, "test") if "test_inputs" in held else None
     if test is not None and test.inputs.shape[1:] != train.inputs.shape[1:]:
         raise ValueError(
-            f"{folder}: expected test inputs of the training inputs' shape {tuple(train.inputs.shape[1:])}, "
+            f"{path}: expected test inputs of the training inputs' shape {tuple(train.inputs.shape[1:])}, "
             f"got {tuple(test.inputs.shape[1:])}"
         )
-    mean, std = _moments(train.inputs)
-    return Source(name, train, test, _classes(folder, train.targets), mean, std)
+    known = int(train.targets.max()) + 1 if len(train) else 0
+    classes = [str(name) for name in held["classes"]] if "classes" in held else [str(c) for c in range(known)]
+    return Source(title, train, test, tuple(classes), *moments(train.inputs))
 
 
-def _examples(folder: Path, part: str) -> Examples:
-    inputs, targets = _array(folder / f"{part}_inputs.npy"), _array(folder / f"{part}_targets.npy")
+def _examples(path: Path, held: dict[str, np.ndarray], part: str) -> Examples:
+    for name in (f"{part}_inputs", f"{part}_targets"):
+        if name not in held:
+            raise ValueError(
+                f"no array {name} in {path.absolute()}; set dataset.root to the folder of train_inputs.npy and train_targets.npy "
+                "(test_... the same way), or to an .npz file of these arrays"
+            )
+    inputs, targets = _tensor(path, held[f"{part}_inputs"]), _tensor(path, held[f"{part}_targets"])
     if len(inputs) != len(targets) or targets.dim() != 1 or targets.is_floating_point():
         raise ValueError(
-            f"{folder}: expected one class number per {part} input ({len(inputs)},), got {targets.dtype} {tuple(targets.shape)}"
+            f"{path}: expected one class number per {part} input ({len(inputs)},), got {targets.dtype} {tuple(targets.shape)}"
         )
-    return Examples(
-        inputs if inputs.dtype == torch.uint8 else inputs.float(), targets.long(), number_ids(len(inputs), f"{part}-")
-    )
+    stored = inputs if inputs.dtype in (torch.uint8, torch.float32) else inputs.float()
+    return Examples(stored, targets.long(), number_ids(len(inputs), f"{part}-"))
 
 
-def _array(path: Path) -> Tensor:
-    if not path.exists():
-        raise ValueError(f"no file {path.absolute()}; set dataset.root to the folder of train_inputs.npy and train_targets.npy")
+def _mapped(folder: Path) -> dict[str, np.ndarray]:
+    names = [f"{part}_{what}" for part in ("train", "test") for what in ("inputs", "targets")]
+    held = {name: _load(folder / f"{name}.npy") for name in names if (folder / f"{name}.npy").exists()}
+    listed = folder / "classes.txt"
+    if listed.exists():
+        lines = (line.strip() for line in listed.read_text(encoding="utf-8").splitlines())
+        held["classes"] = np.array([line for line in lines if line])
+    return held
+
+
+def _packed(path: Path) -> dict[str, np.ndarray]:
     try:
-        return torch.from_numpy(np.load(path))
+        with path.open("rb") as file, np.load(file) as held:
+            return {name: held[name] for name in held.files}
+    except Exception as error:  # a damaged archive fails in many ways
+        raise ValueError(f"{path.absolute()} is no .npz file of plain arrays: {error}; write it with numpy.savez") from error
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="c")  # pages are read when they are touched; writing changes memory only
     except (ValueError, TypeError, OSError, EOFError) as error:
         raise ValueError(f"{path.absolute()} is no plain numeric array: {error}; write it with numpy.save") from error
 
 
-def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    if inputs.dtype == torch.uint8 and inputs.dim() == 4:
-        found = [torch.std_mean(inputs[:, c].float(), unbiased=False) for c in range(inputs.shape[1])]
-        std, mean = (torch.stack(values)[:, None, None] for values in zip(*found, strict=True))
-        return mean, std.clamp(min=1e-6)
-    values = inputs.float()
-    return values.mean(0), values.std(0, unbiased=False).clamp(min=1e-6)
-
-
-def _classes(folder: Path, targets: Tensor) -> tuple[str, ...]:
-    listed = folder / "classes.txt"
-    if listed.exists():
-        return tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
-    return tuple(str(c) for c in range(int(targets.max()) + 1 if len(targets) else 0))
+def _tensor(path: Path, array: np.ndarray) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise ValueError(f"{path.absolute()} holds no plain numeric array: {error}; write numbers") from error

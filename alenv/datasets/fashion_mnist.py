@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from alenv.datasets.idx import read_idx
-from alenv.task import Augmentation, Examples, Source, number_ids
+from alenv.datasets.idx import find_folder, read_part
+from alenv.task import Augmentation, Source
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 MEAN, STD = 0.2860 * 255, 0.3530 * 255
@@ -21,36 +21,18 @@ def fashion_mnist(root: str = "data", download: bool = False) -> Source:
     Raises:
         ValueError: the files are not there, cannot be read, or are cut short.
     """
-    folder = _folder(Path(root).expanduser())
+    folder = find_folder(Path(root).expanduser(), "FashionMNIST")
     if folder is None and download:
         from alenv.vision import torchvision_module
 
         torchvision_module("datasets").FashionMNIST(root, download=True)
-        folder = _folder(Path(root).expanduser())
+        folder = find_folder(Path(root).expanduser(), "FashionMNIST")
     if folder is None:
         raise ValueError(
             f"no Fashion-MNIST files in {Path(root).absolute()}: expected train-images-idx3-ubyte(.gz) and its three companions; "
             "set dataset.root to their folder (Debian: apt install dataset-fashion-mnist, "
             "dataset.root=/usr/share/datasets/fashion-mnist) or dataset.download=true"
         )
-    train, test = _examples(folder, "train"), _examples(folder, "t10k")
+    train, test = read_part(folder, "train"), read_part(folder, "test")
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     return Source("fashion_mnist", train, test, CLASSES, mean, std, Augmentation(pad=2, flip=True))
-
-
-def _examples(folder: Path, part: str) -> Examples:
-    images, targets = read_idx(folder / f"{part}-images-idx3-ubyte"), read_idx(folder / f"{part}-labels-idx1-ubyte")
-    if images.dim() != 3 or targets.dim() != 1 or len(images) != len(targets):
-        raise ValueError(
-            f"{folder}: {part} images {tuple(images.shape)} and labels {tuple(targets.shape)} do not belong together; "
-            "get the files again"
-        )
-    prefix = {"train": "train-", "t10k": "test-"}[part]
-    return Examples(images.unsqueeze(1), targets.long(), number_ids(len(images), prefix))
-
-
-def _folder(root: Path) -> Path | None:
-    for folder in (root, root / "FashionMNIST" / "raw"):
-        if any((folder / f"train-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
-            return folder
-    return None

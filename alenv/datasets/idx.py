@@ -1,13 +1,16 @@
-"""The IDX format of the MNIST family: a magic number, big-endian sizes, then the values."""
+"""The IDX format of the MNIST family: a magic number, big-endian sizes, then the values; and the four files of a set."""
 
 import gzip
 import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from alenv.task import Examples, number_ids
 
 UNSIGNED_BYTE = 0x08
 
@@ -41,3 +44,27 @@ def read_idx(path: Path) -> Tensor:
             f"got {max(0, len(data) - start)}; get it again"
         )
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)[start:].view(shape)
+
+
+def read_part(folder: Path, part: Literal["train", "test"]) -> Examples:
+    """Return the training or test images, (n, 1, height, width), and labels of the MNIST family in `folder`.
+
+    Raises:
+        ValueError: a file is absent or damaged, or the two do not belong together.
+    """
+    stem = {"train": "train", "test": "t10k"}[part]
+    images, targets = read_idx(folder / f"{stem}-images-idx3-ubyte"), read_idx(folder / f"{stem}-labels-idx1-ubyte")
+    if images.dim() != 3 or targets.dim() != 1 or len(images) != len(targets):
+        raise ValueError(
+            f"{folder}: {stem} images {tuple(images.shape)} and labels {tuple(targets.shape)} do not belong together; "
+            "get the files again"
+        )
+    return Examples(images.unsqueeze(1), targets.long(), number_ids(len(images), f"{part}-"))
+
+
+def find_folder(root: Path, inner: str) -> Path | None:
+    """Return where the files are: `root`, or torchvision's folder `inner`/raw below it; None if they are in neither."""
+    for folder in (root, root / inner / "raw"):
+        if any((folder / f"train-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
+            return folder
+    return None
