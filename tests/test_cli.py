@@ -185,8 +185,8 @@ def test_help_lists_groups_and_defaults_and_runs_nothing(command: Command, tmp_p
     answer = command("--help")
     assert answer.code == 0
     for line in (
-        "dataset: breast_cancer, digits, fashion_mnist",
-        "selector: albl, autoal, fixed",
+        "dataset: ag_news, arrays, breast_cancer",
+        "selector: albl, autoal, comb",
         "  batch: 20",
         "strategies: autoal7",
     ):
