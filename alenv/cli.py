@@ -15,7 +15,6 @@ from alenv import library
 from alenv.library import nearest
 from alenv.rundir import config_hash, flat
 
-GROUPS = ("dataset", "setting", "net", "trainer", "selector", "oracle", "reward", "experiment")
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -68,12 +67,12 @@ def nearest_option(message: str, config_name: str) -> str | None:
         for word in sys.argv[1:]:
             key = word.split("=")[0].lstrip("+~")
             if "=" in word and key.split("@")[0] not in known and not key.startswith("hydra"):
-                return f"'{key}' is not an option{_owners(key) or nearest(key, known)}"
+                return f"'{key}' is not an option{_owners(key, config_name) or nearest(key, known)}"
     for word in sys.argv[1:]:
         key, _, value = word.partition("=")
-        if key in GROUPS and value in ("", "null"):
+        if key in groups(config_name) and value in ("", "null"):
             return f"'{word}' chooses nothing; leave it out for the default, or choose one of: {', '.join(library.names(key))}"
-        for name in value.split(",") if key in GROUPS and "Could not find" in message else ():  # several: a multirun
+        for name in value.split(",") if key in groups(config_name) and "Could not find" in message else ():  # several: a multirun
             if name not in library.names(key):
                 return f"unknown {key} '{name}'{nearest(name, library.names(key))}"
     return None
@@ -85,24 +84,33 @@ def unusable_directory(message: str) -> str | None:
     return f"the run directory cannot be made ({found[1]}: {found[2]}); choose another with hydra.run.dir=..." if found else None
 
 
+def content(config_name: str) -> dict[str, Any]:
+    """Return the file of a command's options."""
+    return yaml.safe_load(resources.files("alenv.configs").joinpath(f"{config_name}.yaml").read_text(encoding="utf-8"))
+
+
+def groups(config_name: str) -> dict[str, str | None]:
+    """Return the groups that a command chooses from, with their defaults."""
+    listed = [item for item in content(config_name)["defaults"] if isinstance(item, dict)]
+    return {group: name for item in listed for group, name in item.items() if " " not in group}  # "override hydra/..."
+
+
 def _keys(config_name: str) -> list[str]:
     """Return every dotted key a command takes, those of the chosen (or default) member of each group included."""
-    text = resources.files("alenv.configs").joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
-    content = yaml.safe_load(text)
-    own = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
-    chosen = {group: name for item in content["defaults"] if isinstance(item, dict) for group, name in item.items()}
-    chosen |= dict(word.split("=", 1) for word in sys.argv[1:] if word.split("=")[0] in GROUPS and "=" in word)
-    keys = {*own, *flat(own), *GROUPS}
-    for group in GROUPS[:-1]:  # an experiment has no keys of its own
+    own = {key: value for key, value in content(config_name).items() if key not in ("defaults", "hydra")}
+    chosen = groups(config_name)
+    chosen |= dict(word.split("=", 1) for word in sys.argv[1:] if word.split("=")[0] in chosen and "=" in word)
+    keys = {*own, *flat(own), *chosen}
+    for group in chosen.keys() - {*library.OPTIONS}:  # sets of options have no keys of their own
         names = [name for name in str(chosen.get(group)).split(",") if name in library.names(group)] or library.names(group)
         for name in names:
             keys |= {f"{group}.{key}" for key in flat(library.config(group, name)) if not key.startswith("_")}
     return sorted(keys)
 
 
-def _owners(key: str) -> str:
+def _owners(key: str, config_name: str) -> str:
     """Return which choices of a group have the option `key`, as the rest of a sentence; empty if none has."""
     group, _, option = key.partition(".")
-    known = library.names(group) if group in GROUPS and option else []
+    known = library.names(group) if group in groups(config_name) and option else []
     names = [name for name in known if option in flat(library.config(group, name))]
     return f" here; it belongs to {' and '.join(f'{group}={name}' for name in names)}" if names else ""

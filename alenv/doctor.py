@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 REQUIRED = (
     "torch", "torchvision", "gymnasium", "stable-baselines3", "hydra-core", "omegaconf", "numpy", "tensorboard", "transformers",
-    "scikit-learn", "scipy", "safetensors", "pandas", "rich", "pillow", "pyyaml", "jaxtyping",
+    "scikit-learn", "scipy", "safetensors", "pandas", "pyarrow", "matplotlib", "rich", "pillow", "pyyaml", "jaxtyping",
 )  # fmt: skip
 EXTRAS = {
     "test": (
         "beartype", "build", "hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "pandas-stubs", "pytest", "ruff",
         "setuptools", "torchmetrics", "types-pyyaml",
     ),
-    "dev": ("matplotlib",),
+    "scale": ("ray", "submitit"),
+    "dev": (),
 }  # fmt: skip
 PYTHONS = ((3, 11), (3, 14))
 

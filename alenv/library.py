@@ -23,8 +23,11 @@ GROUPS = (
     "reward",
     "oracle",
     "encoder",
+    "executor",
     "experiment",
+    "preset",
 )
+OPTIONS = ("experiment", "preset")  # sets of options under one name
 ALLOWED = "alenv."
 EVERYTHING = "*"  # in a candidate set: every strategy that can be made without parameters
 
@@ -61,8 +64,9 @@ def build(group: str, name: Any, **overrides: Any) -> Any:
     _check(group, GROUPS, "group")
     if group == "candidates":
         return strategies(name)
-    if group == "experiment":
-        raise ValueError(f"an experiment is a set of options, nothing to build; run python -m alenv.train experiment={name}")
+    if group in OPTIONS:
+        command = "train" if group == "experiment" else "compare"
+        raise ValueError(f"{group} {name} is a set of options, nothing to build; run python -m alenv.{command} {group}={name}")
     if isinstance(name, Mapping):
         given = {**name, **overrides}
         if "_target_" in given:

@@ -1,14 +1,18 @@
 """The run as a person watches it: a live table in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from alenv.campaign import Campaign
+from alenv.executors import Event
+from alenv.grid import Cell
 from alenv.record import Record
 from alenv.render import HEADINGS, row, table
 from alenv.runner import Callback
@@ -72,10 +76,92 @@ class ProgressTable(Callback):
         if done <= 0 or rounds <= 0:
             return "" if rounds else "done"
         seconds = (time.perf_counter() - self._began) / done * rounds
-        return f"{rounds} to go, about {_duration(seconds)}"
+        return f"{rounds} to go, about {duration(seconds)}"
 
 
-def _duration(seconds: float) -> str:
+class GridProgress:
+    """Cells done, running, failed, and the time left; failures and their reasons at once.
+
+    Args:
+        console: where to; a console that is not a terminal gets a line per cell.
+        width: how many cells are computed at once, if that is known.
+    """
+
+    def __init__(self, console: Console, width: int | None = None) -> None:
+        self.console, self.width = console, width
+        self._live: Live | None = None
+
+    @contextmanager
+    def over(self, cells: Sequence[Cell], missing: Sequence[Cell]) -> Iterator[None]:
+        """Watch over the `missing` ones of `cells`."""
+        self._total, self._before, self._missing = len(cells), len(cells) - len(missing), {c.name: c for c in missing}
+        self._running: dict[str, float] = {}
+        self._spent: dict[str, list[float]] = {}  # policy -> seconds of its finished cells
+        self._done = self._failed = 0
+        self._began = time.perf_counter()
+        found = f", {self._before} of them finished before" if self._before else ""
+        self.console.print(f"{self._total} cells{found}")
+        if not missing:
+            yield
+            return
+        live = self._live = Live(console=self.console, get_renderable=self._line) if self.console.is_terminal else None
+        if live is None:
+            yield
+            return
+        with live:
+            yield
+
+    def tell(self, event: Event) -> None:
+        """Take notice of what happened to a cell."""
+        name = event.cell.name
+        begun = self._running.pop(name, None)
+        if event.kind == "started":
+            self._running[name] = time.perf_counter()
+        if event.kind in ("finished", "failed"):
+            self._missing.pop(name, None)
+            self._done += event.kind == "finished"
+            self._failed += event.kind == "failed"
+            if begun is not None:
+                self._spent.setdefault(event.cell.policy, []).append(time.perf_counter() - begun)
+            if self._live is None:
+                self.console.print(f"{event.kind} {event.cell}; {self._state()}", markup=False)
+        if event.kind in ("lost", "failed"):
+            what = "lost, it is started again:" if event.kind == "lost" else "failed:"
+            self.console.print(f"{event.cell} {what}\n{_indented(event.log)}", markup=False, style="red")
+
+    def _line(self) -> Text:
+        running = [self._missing[name] for name in self._running if name in self._missing]
+        names = ", ".join(str(cell) for cell in running[:4]) + (", ..." if len(running) > 4 else "")
+        return Text("\n".join([self._state(), f"  now: {names}"] if names else [self._state()]))
+
+    def _state(self) -> str:
+        parts = [f"{self._before + self._done} of {self._total} done"]
+        parts += [f"{len(self._running)} running"] * bool(self._running) + [f"{self._failed} failed"] * bool(self._failed)
+        return ", ".join(parts) + self._left()
+
+    def _left(self) -> str:
+        """Return the time left: what cells of the same policy took, or else all, spread over the width."""
+        if not self._missing or not (self._done or self._failed):
+            return ""
+        if not self._spent:
+            seconds = (time.perf_counter() - self._began) / (self._done + self._failed) * len(self._missing)
+        else:
+            means = {policy: sum(spent) / len(spent) for policy, spent in self._spent.items()}
+            usual = sum(means.values()) / len(means)
+            now = time.perf_counter()
+            ahead = [
+                max(0.0, means.get(c.policy, usual) - (now - self._running.get(c.name, now))) for c in self._missing.values()
+            ]
+            seconds = max(sum(ahead) / (self.width or max(1, len(self._running))), max(ahead))
+        return f", about {duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

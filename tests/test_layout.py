@@ -301,6 +301,7 @@ def test_the_wheel_names_its_commands_and_the_pythons_it_runs_on(wheel: Path) ->
     assert "Requires-Python: <3.14,>=3.11" in metadata
     assert {line.split(" = ")[0] for line in commands.splitlines() if " = " in line} == {
         "alenv-train",
+        "alenv-compare",
         "alenv-doctor",
         "alenv-list",
     }
