@@ -13,13 +13,13 @@ def standard(source: Source, validation: float | int | None, streams: Streams, p
 
     Args:
         source: the data set.
-        validation: size (a whole number, or >= 1) or share (< 1) of the training examples; None for 10 %, at most 200;
-            0 for none. Only examples with a known label are drawn, uniformly.
+        validation: size (a whole number, or >= 1) or share (< 1) of the training examples; None for 10 % of those with a known
+            label, at most 200; 0 for none. Only examples with a known label are drawn, uniformly.
         streams: randomness of the seed.
         pool: how many of the remaining examples are drawn for the pool; None for all.
     """
     known = torch.nonzero(source.train.targets >= 0).flatten()
-    size = validation_size(len(source.train), validation)
+    size = validation_size(len(source.train) if validation is not None else len(known), validation)
     if size > len(known):
         raise ValueError(
             f"validation={validation} asks for {size} labelled examples but {source.name} has {len(known)}; lower it"
