@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -37,6 +37,8 @@ class Unlabeled:
         inputs: (N, ...) as stored.
         positions: (N,) where each of them stands among the data set's training examples.
         total: how many of these there are.
+        everything: all training examples of the data set, without labels, for frozen encoders.
+        folder: where frozen encoders keep features; None keeps them in memory.
         mean: see `alenv.task.Source`.
         std: see `alenv.task.Source`.
         augmentation: what may be done to an input without changing its class, or None.
@@ -54,6 +56,8 @@ class Unlabeled:
     net: Callable[[], TaskModel]
     trainer: Trainer
     streams: Streams
+    everything: Any = None  # an `alenv.embedding.Shown`
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)

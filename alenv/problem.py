@@ -11,6 +11,7 @@ import torch
 from alenv import library
 from alenv.arrays import Rows
 from alenv.campaign import Campaign, Plan
+from alenv.embedding import Given, Shown, embedded
 from alenv.encoder import Encoder, Providers, Unlabeled, default_folder
 from alenv.initial import LABELLED, Initial
 from alenv.initial import make as make_initial
@@ -131,7 +132,9 @@ class Problem:
         return Unlabeled(
             inputs=task.inputs, positions=torch.tensor([position[id_] for id_ in task.ids], device=device), total=len(position),
             mean=task.mean, std=task.std, augmentation=task.augmentation,
-            net=lambda: self.make_net(task, task.num_classes), trainer=self.trainer, streams=streams,
+            everything=Shown(self.source.train.inputs, self.source.train.texts, self.source.mean, self.source.std),
+            folder=self.providers.folder, net=lambda: self.make_net(task, task.num_classes), trainer=self.trainer,
+            streams=streams,
         )  # fmt: skip
 
     def note(self, task: Task) -> str:
@@ -167,19 +170,25 @@ def assemble(
     strategies: Any = "autoal7", plan: Plan | None = None, reward: Any = "gain", oracle: Any = "simulated",
     device: str | None = None, validation: float | int | None = None, initial: Any = "random", joint: bool = False,
     required: Sequence[str] = (), features: Mapping[str, Any] | None = None, cache: str | None = "auto",
+    embed: Any = None,
 ) -> Problem:  # fmt: skip
     """Build a problem from names (or mappings, or the things themselves), see `alenv.library.build`.
 
     `features` maps the names that strategies ask for to encoders; `cache` is the folder where those that took training are
-    kept: "auto" is `alenv.encoder.default_folder`, None keeps none.
+    kept: "auto" is `alenv.encoder.default_folder`, None keeps none. `embed` is a frozen encoder whose features, kept there as
+    well, take the place of the data set's inputs.
     """
     plan = plan or Plan()
     ids = [str(id_) for id_ in initial] if isinstance(initial, Sequence) and not isinstance(initial, str) else None
     built_trainer = library.build(
         "trainer", trainer, **({} if device is None or isinstance(trainer, Trainer) else {"device": device})
     )
+    folder = default_folder() if cache == "auto" else Path(cache) if cache else None
+    source = library.build("dataset", dataset)
+    if embed is not None:
+        source = embedded(source, _encoder(embed), built_trainer.device, folder)
     return Problem(
-        source=library.build("dataset", dataset),
+        source=source,
         setting=library.build("setting", setting),
         net=library.build("net", net),
         trainer=built_trainer,
@@ -192,7 +201,7 @@ def assemble(
         initial_ids=ids,
         initial=None if ids is not None else _first_purchase(initial),
         joint=joint,
-        providers=Providers(_encoders(features), default_folder() if cache == "auto" else Path(cache) if cache else None),
+        providers=Providers(_encoders(features), folder),
     )
 
 
@@ -206,7 +215,13 @@ def _first_purchase(initial: Any) -> Initial | None:
 def _encoders(features: Mapping[str, Any] | None) -> dict[str, Encoder]:
     if not isinstance(features or {}, Mapping):
         raise ValueError(f"expected features to map names to encoders (features={{semantic: simclr}}), got {features!r}")
-    return {name: library.build("encoder", encoder) for name, encoder in (features or {}).items()}
+    return {name: _encoder(encoder) for name, encoder in (features or {}).items()}
+
+
+def _encoder(encoder: Any) -> Encoder:
+    """Return an encoder; a module or function of the user's own becomes a frozen one."""
+    built = library.build("encoder", encoder)
+    return built if isinstance(built, Encoder) else Given(built)
 
 
 def _refusal(needing: Mapping[tuple[str, ...], Sequence[str]]) -> str:
