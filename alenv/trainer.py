@@ -20,6 +20,7 @@ from alenv.streams import Streams
 from alenv.task import Augmentation, Examples
 
 SMALL_NET = 500_000  # parameters
+CACHE_ELEMENTS = 2**21  # numbers of the features of linear heads that are fitted together: 8 MB of float32
 
 
 class Virtual(NamedTuple):
@@ -117,12 +118,22 @@ class Trainer:
 
     def fit(self, job: Job) -> TaskModel:
         """Train a fresh model on `job` and return it in eval mode, without gradients."""
-        model = self._fresh(job)
-        with self.threads(model):
-            if model.solver == "lbfgs":
-                self._fit_convex(model, job)
-            self._descend(model, job)
-        return model.eval().requires_grad_(False)
+        return self.fit_many([job])[0]
+
+    def fit_many(self, jobs: Sequence[Job]) -> list[TaskModel]:
+        """Train one model per job; on CPU no job's result depends on the others, bit by bit.
+
+        Linear heads are fitted together, those of like size as one batch.
+        """
+        models = [self._fresh(job) for job in jobs]
+        convex = [place for place, model in enumerate(models) if model.solver == "lbfgs"]
+        if convex:
+            with self.threads(models[convex[0]]):
+                self._fit_convex([models[place] for place in convex], [jobs[place] for place in convex])
+        for model, job in zip(models, jobs, strict=True):
+            with self.threads(model):
+                self._descend(model, job)
+        return [model.eval().requires_grad_(False) for model in models]
 
     @contextlib.contextmanager
     def threads(self, model: TaskModel) -> Iterator[None]:
@@ -141,16 +152,14 @@ class Trainer:
         finally:
             torch.set_num_threads(before)
 
-    def fit_many(self, jobs: Sequence[Job]) -> list[TaskModel]:
-        """Train one model per job; no job's result depends on the others."""
-        return [self.fit(job) for job in jobs]
-
     def restore(self, job: Job, state: dict[str, Tensor]) -> TaskModel:
         """Rebuild the model that `fit(job)` returned from its state dict, noise included."""
         model = self._fresh(job)
         model.load_state_dict(state)
         if model.solver == "lbfgs":
-            self._attach_posterior(model, job)
+            inputs, _, weights = job.examples(model.num_outputs)
+            h = self._features(model, inputs)
+            model.laplace = Laplace(h, model.head(h).detach(), weights, self.prior_precision)
         return model.eval().requires_grad_(False)
 
     def place(self, model: TaskModel, inputs: Tensor) -> TaskModel:
@@ -174,6 +183,15 @@ class Trainer:
             return {}
         return classification(self.outputs(model, examples.inputs[known]).logits, examples.targets[known], groups)
 
+    @torch.no_grad()
+    def _features(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Float[Tensor, "n D"]:
+        """Return what the head of `model` sees of `inputs`."""
+        pieces = []
+        for block in inputs.split(self.inference_batch):
+            with self.autocast(block):
+                pieces.append(model.features(block).float())
+        return torch.cat(pieces)
+
     def _outputs(self, model: TaskModel, inputs: Tensor) -> Outputs:
         with self.autocast(inputs):
             stages, h = model.stages(inputs) if len(model.aux) else ([], model.features(inputs))
@@ -188,19 +206,31 @@ class Trainer:
         self._add_heads(model, job)
         return model
 
-    def _fit_convex(self, model: TaskModel, job: Job) -> None:
-        inputs, targets, weights = job.examples(model.num_outputs)
-        h = self.outputs(model, inputs).embeddings
-        theta = fit_softmax(h[None], targets[None], weights[None], prior_precision=self.prior_precision)[0]
-        with torch.no_grad():
-            model.linear.weight.copy_(theta[:, :-1])
-            model.linear.bias.copy_(theta[:, -1])
-        self._attach_posterior(model, job)
+    def _fit_convex(self, models: Sequence[TaskModel], jobs: Sequence[Job]) -> None:
+        """Fit linear heads: sets are padded to sizes that depend on themselves alone, and equal sizes share a batch."""
+        sets = [self._convex_set(model, job) for model, job in zip(models, jobs, strict=True)]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for place, (h, targets, _) in enumerate(sets):
+            alike.setdefault((*h.shape[1:], targets.shape[1], bucket(len(h))), []).append(place)
+        for (_, _, size), places in alike.items():
+            lanes = max(1, CACHE_ELEMENTS // (size * sets[places[0]][0].shape[1]))
+            for start in range(0, len(places), lanes):
+                chosen = places[start : start + lanes]
+                parts = (torch.stack([_padded(sets[p][part], size) for p in chosen]) for part in range(3))
+                thetas = fit_softmax(*parts, prior_precision=self.prior_precision)
+                for place, theta in zip(chosen, thetas, strict=True):
+                    self._set_head(models[place], theta, *sets[place])
 
-    def _attach_posterior(self, model: TaskModel, job: Job) -> None:
-        inputs, _, weights = job.examples(model.num_outputs)
-        found = self.outputs(model, inputs)
-        model.laplace = Laplace(found.embeddings, found.logits, weights, self.prior_precision)
+    def _convex_set(self, model: TaskModel, job: Job) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, targets, weights = job.examples(model.num_outputs)
+        return self._features(model, inputs), targets, weights
+
+    @torch.no_grad()
+    def _set_head(self, model: TaskModel, theta: Tensor, h: Tensor, targets: Tensor, weights: Tensor) -> None:
+        del targets
+        model.linear.weight.copy_(theta[:, :-1])
+        model.linear.bias.copy_(theta[:, -1])
+        model.laplace = Laplace(h, model.head(h), weights, self.prior_precision)
 
     def _descend(self, model: TaskModel, job: Job) -> None:
         """Train by gradient descent whatever the convex solver has not: the whole net, or its extra heads alone."""
@@ -291,6 +321,16 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more devices than it was built for
         raise ValueError(f"device={device} does not work on this machine; use device=cpu or device=auto") from error
     return chosen
+
+
+def bucket(count: int) -> int:
+    """Return the size a set of `count` examples is padded to: at most an eighth more, or a multiple of 16."""
+    step = max(16, 2 ** (max(1, count).bit_length() - 4))
+    return -(-count // step) * step
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, size - len(rows)))
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

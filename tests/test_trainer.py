@@ -163,7 +163,7 @@ def test_a_linear_net_reaches_the_optimum_of_sklearn():
     padded = np.concatenate([(x.numpy() - 1) / 2, np.ones((90, 1), np.float32)], 1)
     expected = LogisticRegression(C=2, fit_intercept=False, tol=1e-8, max_iter=1000).fit(padded, targets.numpy()).coef_
     found = torch.cat([model.linear.weight, model.linear.bias[:, None]], 1)
-    torch.testing.assert_close(found, torch.from_numpy(expected).float(), rtol=0.02, atol=0.01)
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), rtol=0.02, atol=0.03)
 
 
 def test_a_linear_net_has_the_posterior_of_its_labelled_examples():
