@@ -65,6 +65,7 @@ class AutoAL(Selector):
         fit_epochs: epochs of FitNet on H1 before the rotation, at most.
         fit_goal: mean training loss (nats) at which it stops earlier.
         steps: of the rotation FitNet, SearchNet, (loss prediction).
+        batch: samples of a step, at most; B if that is smaller.
         fit_lr: of FitNet (Adam).
         search_lr: of SearchNet (SGD, momentum 0.9).
         loss_lr: of the loss-prediction step, on its module and SearchNet's body (SGD, momentum 0.9).
@@ -84,7 +85,7 @@ class AutoAL(Selector):
 
     def __init__(
         self, votes: float = 1.0, shares: bool = True, split: Split = "age", cycles: int = 1, fit_epochs: int = 200,
-        fit_goal: float = 0.1, steps: int = 120,
+        fit_goal: float = 0.1, steps: int = 120, batch: int = 64,
         fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 1.0, prior: float = 0.5,
         regularizer: float = 0.0, penalty: Penalty = "quadratic", search: bool = True, loss_prediction: bool = True,
         form: Form = "combined", threshold: Threshold = "quantile", scorer: Scorer = "fit_net",
@@ -97,7 +98,7 @@ class AutoAL(Selector):
             got = f"votes={votes}, cycles={cycles}, slope={slope}, prior={prior}"
             raise ValueError(f"autoal: expected votes >= 1, cycles >= 1, slope > 0, prior >= 0, got {got}")
         self.votes, self.shares, self.split, self.cycles = votes, shares, split, cycles
-        self.fit_epochs, self.fit_goal, self.steps = fit_epochs, fit_goal, steps
+        self.fit_epochs, self.fit_goal, self.steps, self.batch = fit_epochs, fit_goal, steps, batch
         self.fit_lr, self.search_lr, self.loss_lr = fit_lr, search_lr, loss_lr
         self.slope, self.prior, self.regularizer, self.penalty, self.scorer = slope, prior, regularizer, penalty, scorer
         self.search, self.loss_prediction, self.form, self.threshold = search, loss_prediction, form, threshold
@@ -171,7 +172,7 @@ class AutoAL(Selector):
         first = torch.nonzero(ops.mask_without(len(round.labels), second)).flatten()
         fit_net = self._fit(round, first)
         batches = []
-        for part in cut(len(second), ballot.budget, round.generator(f"autoal/batches/{cycle}")):
+        for part in cut(len(second), min(ballot.budget, self.batch), round.generator(f"autoal/batches/{cycle}")):
             rows = second[part]
             marks = self._mark(ballot, fit_net, rows, first) if votes is None else votes[part]
             share = float(marks.float().mean())
@@ -233,19 +234,24 @@ class AutoAL(Selector):
         fit = torch.optim.Adam(fit_net.parameters(), lr=self.fit_lr)
         search = torch.optim.SGD(self.search_net.parameters(), lr=self.search_lr, momentum=0.9)
         predict = self._loss_optimizer(batches[0].inputs) if self.loss_prediction else None
-        with torch.no_grad():
-            start = torch.cat([self._losses(fit_net, batch.inputs, batch.targets) for batch in batches])
+        start = torch.cat([self._judge(fit_net, batch) for batch in batches])
         scale, prior = start.std(unbiased=False).clamp(min=1e-6), self.prior / len(start)
         logs: dict[str, list[Tensor]] = {"loss": [], "loss/fit": [], "loss/prediction": []}
         order = visits(len(batches), self.steps // self.cycles, generator)
         for step, (here, following) in enumerate(order):
             if step % 3 == 0:
                 logs["loss/fit"].append(self._step_fit(fit_net, batches[following], fit))
+                losses = self._judge(fit_net, batches[here])  # until FitNet moves again
             elif step % 3 == 1 and self.search:
-                logs["loss"].append(self._step_search(fit_net, batches[here], search, scale, prior))
+                logs["loss"].append(self._step_search(batches[here], losses, search, scale, prior))
             elif step % 3 == 2 and predict is not None:
-                logs["loss/prediction"].append(self._step_predict(fit_net, batches[here], predict))
+                logs["loss/prediction"].append(self._step_predict(batches[here], losses, predict))
         self._logs = {name: float(torch.stack(values).mean()) for name, values in logs.items() if values}
+
+    @torch.no_grad()
+    def _judge(self, fit_net: TaskModel, batch: "Rehearsal") -> Float[Tensor, " B"]:
+        """Return FitNet's losses on a batch, without noise."""
+        return self._losses(fit_net.eval(), batch.inputs, batch.targets)
 
     def _step_fit(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
         fit_net.train()
@@ -259,11 +265,8 @@ class AutoAL(Selector):
         return loss.detach()
 
     def _step_search(
-        self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer, scale: Tensor, prior: float
+        self, batch: "Rehearsal", losses: Tensor, optimizer: torch.optim.Optimizer, scale: Tensor, prior: float
     ) -> Tensor:
-        fit_net.eval()
-        with torch.no_grad():
-            losses = self._losses(fit_net, batch.inputs, batch.targets)
         self.search_net.train()
         logits = self._logits(batch)
         selected = self._selected(batch, logits)
@@ -278,10 +281,7 @@ class AutoAL(Selector):
         optimizer.step()
         return loss.detach()
 
-    def _step_predict(self, fit_net: TaskModel, batch: "Rehearsal", optimizer: torch.optim.Optimizer) -> Tensor:
-        fit_net.eval()
-        with torch.no_grad():
-            losses = self._losses(fit_net, batch.inputs, batch.targets)
+    def _step_predict(self, batch: "Rehearsal", losses: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         self.search_net.train()
         assert self.loss_module is not None
         with self.context.trainer.autocast(batch.inputs):

@@ -470,7 +470,7 @@ def test_the_loss_prediction_step_moves_the_module_and_search_nets_body_and_noth
     nets = {"fit": fit_net, "search": selector.search_net, "module": selector.loss_module, "task": env.campaign.model}
     before = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in nets.items()}
     fit_net.zero_grad()
-    selector._step_predict(fit_net, batches[0], optimizer)
+    selector._step_predict(batches[0], selector._judge(fit_net, batches[0]), optimizer)
     assert all(p.grad is None or not p.grad.any() for p in fit_net.parameters())
     moved = {name: {k for k, v in net.state_dict().items() if not torch.equal(v, before[name][k])} for name, net in nets.items()}
     assert moved["fit"] == moved["task"] == set()
@@ -568,7 +568,8 @@ def test_scores_that_nearly_tie_do_not_blow_search_net_up():
     before = torch.cat([p.detach().flatten() for p in selector.search_net.parameters()])
     optimizer = torch.optim.SGD(selector.search_net.parameters(), lr=selector.search_lr)
     for _ in range(20):
-        selector._step_search(fit_net, batches[0]._replace(votes=votes), optimizer, torch.tensor(1.0), 0.0)
+        losses = selector._judge(fit_net, batches[0])
+        selector._step_search(batches[0]._replace(votes=votes), losses, optimizer, torch.tensor(1.0), 0.0)
     after = torch.cat([p.detach().flatten() for p in selector.search_net.parameters()])
     assert torch.isfinite(after).all()
     assert float((after - before).norm()) <= 20 * selector.search_lr * 1.001
