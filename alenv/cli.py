@@ -113,4 +113,5 @@ def _owners(key: str, config_name: str) -> str:
     group, _, option = key.partition(".")
     known = library.names(group) if group in groups(config_name) and option else []
     names = [name for name in known if option in flat(library.config(group, name))]
-    return f" here; it belongs to {' and '.join(f'{group}={name}' for name in names)}" if names else ""
+    owners = [f"{group}={name}" for name in names]
+    return f" here; it belongs to {' and '.join(filter(None, [', '.join(owners[:-1]), owners[-1]]))}" if owners else ""

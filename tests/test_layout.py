@@ -181,7 +181,7 @@ def test_an_uninstalled_checkout_answers_help(bare: Environment, checkout: Path,
     assert (root / "alenv" / "strategies").is_symlink() == links
     assert bare.home_of_alenv(root) == root / "alenv"
     said = run([bare.python, "-m", "alenv.train", "--help"], root).out
-    assert "selector: albl, autoal, fixed" in said
+    assert "selector: albl, autoal" in said
 
 
 @pytest.mark.slow
@@ -301,6 +301,7 @@ def test_the_wheel_names_its_commands_and_the_pythons_it_runs_on(wheel: Path) ->
     assert "Requires-Python: <3.14,>=3.11" in metadata
     assert {line.split(" = ")[0] for line in commands.splitlines() if " = " in line} == {
         "alenv-train",
+        "alenv-train-agent",
         "alenv-compare",
         "alenv-doctor",
         "alenv-list",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from alenv.progress import ProgressTable, _duration
+from alenv.progress import ProgressTable, duration
 from alenv.record import Record
 from alenv.runner import Callback, Run, Runner
 
@@ -109,7 +109,7 @@ def test_a_run_that_reaches_its_target_is_done_early() -> None:
     [(0.4, "0 s"), (59.6, "60 s"), (89.4, "89 s"), (90, "2 min"), (1800, "30 min"), (5399, "90 min"), (5400, "1.5 h")],
 )
 def test_durations_are_in_the_unit_a_person_would_use(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_terminal_gets_one_table_that_stays() -> None:

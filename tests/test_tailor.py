@@ -73,7 +73,7 @@ def test_the_action_gives_every_strategy_exactly_its_slots():
     tailor = began(Tailor(), batch=50)
     ballot = a_ballot([0] * 9 + [1, 2, 3])
     won = tailor.pulls(torch.tensor([9, 1, 1, 1]), 50, Streams(0)("selector/tailor", 1))
-    assert allot(action_weights("mix", tailor.act({}, ballot), 3, 1000), 50) == won.tolist()
+    assert allot(action_weights("mix", tailor.act({}, ballot), 3, 1000), 50, Streams(0)("ties")) == won.tolist()
 
 
 LAWS = {
@@ -92,7 +92,7 @@ def pulls_of(order, rounds, seed, classes=(0, 1, 2, 3), swap_at=None):
     for t in range(1, rounds + 1):
         if t == swap_at:
             order = [order[1], order[0], order[2]]
-        seats = allot(action_weights("mix", tailor.act({}, a_ballot(labels, index=t)), 3, 1000), 50)
+        seats = allot(action_weights("mix", tailor.act({}, a_ballot(labels, index=t)), 3, 1000), 50, draw)
         by, fresh = [], []
         for k, seat in enumerate(seats):
             law = torch.tensor(LAWS[order[k]])
