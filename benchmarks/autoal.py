@@ -34,9 +34,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "wine": {"budget": {"initial": 6, "batch": 4, "rounds": 10}},
     "breast_cancer": {"budget": {"initial": 6, "batch": 6, "rounds": 10}},
     "fashion_mnist": {
-        "budget": {"initial": 50, "batch": 50, "rounds": 10}, "setting": {"name": "standard", "pool": 5000}, "net": "mlp",
+        "budget": {"initial": 50, "batch": 50, "rounds": 6}, "setting": {"name": "standard", "pool": 5000}, "net": "mlp",
     },
-    "cifar10": {"budget": {"initial": 50, "batch": 50, "rounds": 10}, "setting": {"name": "standard", "pool": 5000}},
+    "cifar10": {"budget": {"initial": 50, "batch": 50, "rounds": 6}, "setting": {"name": "standard", "pool": 5000}},
 }  # fmt: skip
 NEEDS_FOLDER = {"fashion_mnist": "fashion_mnist", "cifar10": "arrays"}  # task -> reader
 CANDIDATES = library.config("candidates", "autoal7")["strategies"]
