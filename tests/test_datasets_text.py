@@ -84,7 +84,7 @@ def test_texts_are_read_once(monkeypatch):
 
 
 def test_two_texts_that_share_a_border_are_other_texts(tmp_path):
-    one, other = of(corpus([*TEXTS[:-2], "saw nail", "file"])), of(corpus([*TEXTS[:-2], "saw", "nail file"]))
+    one, other = of(corpus([*TEXTS[:-2], "saw nail ", "file"])), of(corpus([*TEXTS[:-2], "saw ", "nail file"]))
     assert not torch.equal(one.train.inputs, other.train.inputs)
 
 
@@ -135,13 +135,20 @@ def test_tokens_are_numbers_filled_up_with_padding(tokenizer):
     assert torch.equal(task.inputs != task.tokens.pad, task.inputs > 0)
 
 
-def test_another_tokenizer_of_the_same_size_makes_other_tokens(tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "tokens"),
+    [
+        (lambda held: held["model"]["vocab"].update(cat=3, dog=2), [3, 2, 4, 1]),
+        (lambda held: held.update(pre_tokenizer=None), [1, 0, 0, 0]),  # the same words, split otherwise
+    ],
+)
+def test_another_tokenizer_of_the_same_size_makes_other_tokens(change, tokens, tokenizer, tmp_path):
     first = of(text="tokens", tokenizer=tokenizer, length=4).train.inputs.clone()
     file = tmp_path / "tokenizer" / "tokenizer.json"
     held = json.loads(file.read_text())
-    held["model"]["vocab"] |= {"cat": 3, "dog": 2}
+    change(held)
     file.write_text(json.dumps(held))
-    assert of(text="tokens", tokenizer=tokenizer, length=4).train.inputs[0].tolist() == [3, 2, 4, 1]
+    assert of(text="tokens", tokenizer=tokenizer, length=4).train.inputs[0].tolist() == tokens
     assert first[0].tolist() == [2, 3, 4, 1]
 
 

@@ -109,8 +109,8 @@ def _tokens(texts: Sequence[str], reading: Reading) -> tuple[Tensor, Tokens]:
             array[start : start + AT_ONCE] = np.asarray(found["input_ids"], dtype=np.int32)
 
     facts = (len(tokenizer), tokenizer.pad_token_id, tokenizer.padding_side, reading.length)
-    probe = tokenizer(list(texts[:64]))["input_ids"]  # another tokenizer of the same size splits these otherwise
-    inputs = kept(_key("tokens 1", texts, *facts, tokenizer.get_vocab(), probe), make, reading.cache)
+    probe = tokenizer(list(texts[:64]))["input_ids"]  # a tokenizer of the same words may split otherwise
+    inputs = kept(_key("tokens 1", texts, *facts, sorted(tokenizer.get_vocab().items()), probe), make, reading.cache)
     assert reading.tokenizer is not None
     return inputs, Tokens(reading.tokenizer, len(tokenizer), int(tokenizer.pad_token_id))
 
