@@ -273,7 +273,7 @@ class AutoAL(Selector):
         loss = search_loss(selected, losses, scale) + self.regularizer * PENALTIES[self.penalty](
             selected, batch.share * len(selected)
         )
-        loss = loss + prior * departure(logits.softmax(1))
+        loss = loss + prior * departure(logits)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # where a batch's scores nearly tie, 1 / std(s) is huge: the direction counts, not the length
@@ -437,9 +437,13 @@ QUANTILES: dict[str, Quantile] = {"quantile": ops.upper_quantile, "mixture": ops
 PENALTIES = {"quadratic": count_penalty, "printed": printed_penalty}
 
 
-def departure(weights: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Return the mean Kullback-Leibler divergence of the weights from equal ones, in nats."""
-    return (math.log(weights.shape[1]) - ops.entropy(weights)).mean()
+def departure(logits: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Return the mean Kullback-Leibler divergence of the weights, softmax(logits), from equal ones, in nats.
+
+    From logarithms: the gradient of p log p is infinite at a weight that has vanished.
+    """
+    logs = logits.log_softmax(1)
+    return math.log(logits.shape[1]) + (logs.exp() * logs).sum(1).mean()
 
 
 def search_loss(selected: Float[Tensor, " B"], losses: Float[Tensor, " B"], scale: float | Tensor = 1.0) -> Float[Tensor, ""]:

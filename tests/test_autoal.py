@@ -62,10 +62,10 @@ def searched(seed, inputs, losses, votes, steps=150, regularizer=0.0):
         net = mlp((8,), K, width=64, depth=1, dropout=0.0)
     optimizer = torch.optim.SGD(net.parameters(), lr=DEFAULT.search_lr, momentum=0.9)
     for _ in range(steps):
-        weights = net(inputs).softmax(1)
-        selected = soft_selection(combined_scores(weights, votes), MARKS / B, DEFAULT.slope)
+        logits = net(inputs)
+        selected = soft_selection(combined_scores(logits.softmax(1), votes), MARKS / B, DEFAULT.slope)
         loss = search_loss(selected, losses, losses.std()) + regularizer * count_penalty(selected, MARKS)
-        loss = loss + DEFAULT.prior / B * departure(weights)
+        loss = loss + DEFAULT.prior / B * departure(logits)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -261,10 +261,16 @@ def test_the_slope_of_the_search_loss_in_the_soft_count_has_the_sign_of_the_exce
 
 
 def test_the_prior_is_the_divergence_from_equal_weights():
-    assert float(departure(torch.full((3, 4), 0.25))) == pytest.approx(0, abs=1e-6)
-    assert float(departure(torch.eye(4))) == pytest.approx(math.log(4))
-    mixed = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    assert float(departure(torch.full((3, 4), 7.0))) == pytest.approx(0, abs=1e-6)
+    assert float(departure(60 * torch.eye(4))) == pytest.approx(math.log(4))
+    mixed = torch.tensor([[60.0, 60.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     assert float(departure(mixed)) == pytest.approx(0.5 * math.log(2))
+
+
+def test_weights_that_vanish_have_a_finite_gradient():
+    logits = torch.tensor([[200.0, 0.0, -200.0]]).requires_grad_()
+    departure(logits).backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(25.0, 0.0, 1e-6), (20.0, 0.3, 0.5), (60.0, 0.49, 0.5)])
