@@ -142,6 +142,7 @@ class Round:
         streams: Streams, *, index: int = 1, num_draws: int = 10, last: Purchase | None = None,
         features: Mapping[str, Rows] | None = None,
         candidates: Int[Tensor, " U"] | None = None, labeled: Int[Tensor, " L"] | None = None,
+        logits: Float[Tensor, "N C"] | None = None,
     ) -> "Round":  # fmt: skip
         """Return the round of a campaign: `model` is run over the candidates once, when something first asks.
 
@@ -157,6 +158,7 @@ class Round:
             features: features of the whole pool by name: what gives rows by pool index, such as an (N, F) tensor.
             candidates: pool indices that play the candidates (default: all that can be bought).
             labeled: pool indices, all labelled, that play the labelled set (default: all of them).
+            logits: of the whole pool, where they are known.
         """
         candidates = pool.candidates if candidates is None else candidates
         labeled = torch.nonzero(pool.labeled).flatten() if labeled is None else labeled
@@ -181,7 +183,7 @@ class Round:
             "labeled_inputs": lambda _: pool_inputs[labeled],
             "outputs": lambda round: outputs(model, round.inputs),
             "embeddings": lambda round: round._get("outputs").embeddings,
-            "logits": lambda round: round._get("outputs").logits,
+            "logits": lambda round: round._get("outputs").logits if logits is None else logits[candidates],
             "aux": lambda round: _Outputs(round._get("outputs").aux),
             "labeled_embeddings": lambda round: outputs(model, round.labeled_inputs).embeddings,
             "discarded_inputs": lambda _: pool_inputs[discarded],
@@ -392,17 +394,21 @@ class Round:
     def _get(self, name: str) -> Any:
         if name not in self._values:
             self._values[name] = self._derive(name)
-            if name in MUST_BE_NUMBERS:
-                _require_numbers(name, self._values[name])
         return self._values[name]
 
     def _derive(self, name: str) -> Any:
+        """Compute what is not known yet, and see that it is made of numbers: parts of it need no second look."""
         if name in self._providers:
-            return self._providers[name](self)
-        for sources, rule in _RULES.get(name, ()):
-            if all(self.has(source) for source in sources):
-                return rule(*(self._get(source) for source in sources))
-        raise MissingOutputError(_missing(name, f"{name}=..."))
+            value = self._providers[name](self)
+        else:
+            ways = [way for way in _RULES.get(name, ()) if all(self.has(source) for source in way[0])]
+            if not ways:
+                raise MissingOutputError(_missing(name, f"{name}=..."))
+            sources, rule = ways[0]
+            value = rule(*(self._get(source) for source in sources))
+        if name in MUST_BE_NUMBERS:
+            _require_numbers(name, value)
+        return value
 
 
 class _Block(Round):

@@ -16,4 +16,4 @@ class LeastConfidence(ScoreStrategy):
 
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return 1 - max_c p_c, in [0, 1 - 1/C]."""
-        return 1 - round.probs.max(1).values
+        return 1 - round.probs.amax(1)

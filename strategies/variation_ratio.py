@@ -30,7 +30,7 @@ class VariationRatio(ScoreStrategy):
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return the share of votes that went elsewhere, in [0, 1 - 1/min(T, C)]."""
         if self.mode == "single":
-            return 1 - round.probs.max(1).values
+            return 1 - round.probs.amax(1)
         votes = round.mc_probs.argmax(2).T  # (U, T)
         counts = torch.zeros(len(votes), round.num_classes, device=votes.device)
         counts.scatter_add_(1, votes, torch.ones_like(votes, dtype=counts.dtype))

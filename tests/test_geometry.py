@@ -81,6 +81,7 @@ def test_greedy_gains_are_those_of_judging_every_proposal_anew_each_time():
         left.remove(best)
         now = torch.minimum(now, between[best])
     assert geometry._greedy_gains(between, distance, 6).tolist() == expected
+    assert sorted(geometry._greedy_gains(between, torch.zeros(60), 12).tolist()) == list(range(12))  # nothing to gain
 
 
 @pytest.mark.parametrize("trials", [1, 5])

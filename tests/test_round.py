@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import alenv.round
 from alenv.model import TaskModel
 from alenv.pool import OUTSIDE, Pool
 from alenv.round import Features, MissingOutputError, Purchase, Round
@@ -442,3 +443,12 @@ def test_a_generator_depends_on_its_name_the_round_and_the_seed_alone() -> None:
 
 def test_a_round_prints_its_sizes() -> None:
     assert repr(of_model()) == "Round(index=1, candidates=23, labeled=5, num_classes=4)"
+
+
+def test_parts_of_what_was_looked_at_are_not_looked_at_again(monkeypatch):
+    looked, original = [], alenv.round._require_numbers
+    monkeypatch.setattr(alenv.round, "_require_numbers", lambda name, values: looked.append(name) or original(name, values))
+    whole = Round.from_arrays(logits=torch.randn(20, 3, generator=Streams(0)("x")))
+    for block in whole.blocks("probs", size=5):
+        block.probs.sum()
+    assert looked == ["probs"]
