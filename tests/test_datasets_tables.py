@@ -275,9 +275,7 @@ def test_a_pool_without_labels_cannot_be_simulated(tmp_path):
 
 
 def test_a_pool_without_labels_is_the_ordinary_case_of_a_file_of_questions(tmp_path):
-    problem = assemble(
-        dataset=unlabelled(tmp_path), strategies=["margin"], oracle="file", plan=Plan(4, 2, 2), device="cpu"
-    )
+    problem = assemble(dataset=unlabelled(tmp_path), strategies=["margin"], oracle="file", plan=Plan(4, 2, 2), device="cpu")
     run = tmp_path / "run"
 
     def runner():
