@@ -41,7 +41,7 @@ from alenv.model import TaskModel
 from alenv.round import Round
 from alenv.selector import Context, Observation, Selector, Transition
 
-LONGEST_STEP = 1.0  # norm of SearchNet's gradient
+LONGEST_STEP = 1.0  # norm of a gradient that reaches SearchNet
 FEWEST = 4  # held-out samples: two batches of a pair
 Split = Literal["age", "random"]
 Scorer = Literal["fit_net", "task_model"]
@@ -289,6 +289,8 @@ class AutoAL(Selector):
         loss = ranking_loss(predicted[:, 0], losses)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        # the gradient grows with the product of the layers it passes: without a bound, noise can blow the body up over rounds
+        torch.nn.utils.clip_grad_norm_([*self.loss_module.parameters(), *self.search_net.body.parameters()], LONGEST_STEP)
         optimizer.step()
         return loss.detach()
 

@@ -267,6 +267,20 @@ def test_the_prior_is_the_divergence_from_equal_weights():
     assert float(departure(mixed)) == pytest.approx(0.5 * math.log(2))
 
 
+def test_a_loss_module_far_off_does_not_blow_the_body_up():
+    _, selector = started(initial=60, batch=10)
+    env = started(initial=60, batch=10)[0]
+    fit_net, batches = selector._rehearse(env.ballot)
+    optimizer = selector._loss_optimizer(batches[0].inputs)
+    with torch.no_grad():
+        selector.loss_module.joined.weight.mul_(1e6)
+    before = torch.cat([p.detach().flatten() for p in selector.search_net.body.parameters()])
+    for _ in range(20):
+        selector._step_predict(batches[0], selector._judge(fit_net, batches[0]), optimizer)
+    after = torch.cat([p.detach().flatten() for p in selector.search_net.body.parameters()])
+    assert float((after - before).norm()) <= 20 * 10 * selector.loss_lr  # momentum .9 makes of a bounded gradient at most ten
+
+
 def test_weights_that_vanish_have_a_finite_gradient():
     logits = torch.tensor([[200.0, 0.0, -200.0]]).requires_grad_()
     departure(logits).backward()
