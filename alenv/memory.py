@@ -13,13 +13,13 @@ SILENT_SECONDS = 2.0  # work that takes no longer shows nothing
 T = TypeVar("T")
 
 
-def in_blocks(compute: Callable[[slice], T], count: int, size: int, what: str) -> Iterator[tuple[slice, T]]:
+def in_blocks(compute: Callable[[slice], T], count: int, size: int, what: str, bar: bool = True) -> Iterator[tuple[slice, T]]:
     """Yield (rows, compute(rows)) over 0..count-1, `size` rows at a time.
 
     Out of memory, the block is halved, for good, and a warning says so; a single row that does not fit raises. While it takes
-    long and somebody watches a terminal, a bar named `what` is shown.
+    long and somebody watches a terminal, a bar named `what` is shown (unless `bar` is false).
     """
-    start, bar = 0, _Bar(what, count)
+    start, shown = 0, _Bar(what, count) if bar else None
     try:
         while start < count:
             rows = slice(start, min(start + size, count))
@@ -34,9 +34,11 @@ def in_blocks(compute: Callable[[slice], T], count: int, size: int, what: str) -
                 continue
             yield rows, value
             start = rows.stop
-            bar.at(start)
+            if shown is not None:
+                shown.at(start)
     finally:
-        bar.close()
+        if shown is not None:
+            shown.close()
 
 
 def _release() -> None:

@@ -5,10 +5,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-Solver = Literal["lbfgs", "sgd"]
+Solver = Literal["lbfgs", "probe", "sgd"]
+Tune = Literal["all", "probe", "head"]
+SOLVERS: Mapping[str, Solver] = {"all": "sgd", "probe": "probe", "head": "lbfgs"}
 
 
 class NoNoiseError(ValueError):
@@ -66,7 +68,8 @@ class TaskModel(nn.Module):
         mean: see `alenv.task.Source`.
         std: see `alenv.task.Source`.
         dropout: probability with which features are dropped in front of the head while training.
-        solver: how a trainer fits it: "lbfgs" for a head on fixed features, "sgd" otherwise.
+        solver: how a trainer fits it: "lbfgs" for a head on fixed features; "probe" does that first and then trains the whole
+            net; "sgd" otherwise.
         companion: builds a net of this one's family with another number of outputs (selectors' own nets); by default none.
     """
 
@@ -98,6 +101,11 @@ class TaskModel(nn.Module):
     def normalized(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         """Return stored inputs as normalised floats."""
         return (x.float() - self.mean) / self.std
+
+    def lengths(self, x: Num[Tensor, "B ..."]) -> Int[Tensor, " B"] | None:
+        """Return how long each input is, where that decides what it costs (texts); then like lengths share a batch."""
+        del x
+        return None
 
     def features(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
         """Return the exact input of the head, without noise."""
@@ -162,3 +170,10 @@ class TaskModel(nn.Module):
         """Return the outputs of the extra heads on `stages`."""
         heads: Mapping[str, nn.Module] = dict(self.aux.items())
         return {name: module(stages) for name, module in heads.items()}
+
+
+def solver_of(tune: str) -> Solver:
+    """Return the solver for what is tuned of a net with trained weights: "all", "probe" (head, then all) or "head" alone."""
+    if tune not in SOLVERS:
+        raise ValueError(f"expected net.tune=all, probe or head, got '{tune}'")
+    return SOLVERS[tune]

@@ -1,6 +1,7 @@
 """A campaign's ingredients, put together: what stays the same whoever selects."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,7 +81,14 @@ class Problem:
 
     def make_net(self, task: Task, num_outputs: int | None = None) -> TaskModel:
         """Return an untrained task model, or a companion of it with `num_outputs` outputs."""
-        model = self.net(tuple(task.inputs.shape[1:]), task.num_classes, task.mean, task.std)
+        reads_tokens = "tokens" in inspect.signature(self.net).parameters
+        if task.tokens is not None and not reads_tokens:
+            raise ValueError(
+                "this net would take numbers of tokens for measurements; use net=transformer, or dataset.text=tfidf "
+                "(a net of your own that reads tokens has a parameter of that name)"
+            )
+        known = {"tokens": task.tokens} if reads_tokens else {}
+        model = self.net(tuple(task.inputs.shape[1:]), task.num_classes, task.mean, task.std, **known)
         return model if num_outputs is None else model.companion(num_outputs)
 
     def campaign(self, seed: int, directory: Path | None = None) -> Campaign:

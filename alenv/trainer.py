@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from alenv.augment import augmented
 from alenv.convex import fit_softmax, one_hot
 from alenv.heads import Head, HeadBatch
+from alenv.memory import in_blocks
 from alenv.metrics import classification
 from alenv.model import Laplace, TaskModel
 from alenv.streams import Streams
@@ -21,6 +23,8 @@ from alenv.task import Augmentation, Examples
 
 SMALL_NET = 500_000  # parameters
 CACHE_ELEMENTS = 2**21  # numbers of the features of linear heads that are fitted together: 8 MB of float32
+
+ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
 
 
 class Virtual(NamedTuple):
@@ -99,8 +103,8 @@ class Trainer:
         weight_decay: of AdamW.
         prior_precision: of the convex head: 1/variance of its Gaussian prior.
         augment: use the data set's augmentation.
-        precision: "auto" is bfloat16 autocast and channels-last for nets on images (inputs of four axes) where the device
-            has bfloat16 natively, float32 elsewhere; heads and losses are always float32.
+        precision: "auto" is bfloat16 autocast for nets on images (inputs of four axes; channels-last too) and on tokens where
+            the device has bfloat16 natively, float32 elsewhere; heads and losses are always float32.
         inference_batch: examples per forward pass when nothing is trained.
     """
 
@@ -126,13 +130,13 @@ class Trainer:
         Linear heads are fitted together, those of like size as one batch.
         """
         models = [self._fresh(job) for job in jobs]
-        convex = [place for place, model in enumerate(models) if model.solver == "lbfgs"]
+        convex = [place for place, model in enumerate(models) if model.solver != "sgd"]
         if convex:
             with self.threads(models[convex[0]]):
                 self._fit_convex([models[place] for place in convex], [jobs[place] for place in convex])
-        for model, job in zip(models, jobs, strict=True):
-            with self.threads(model):
-                self._descend(model, job)
+        for place, job in enumerate(jobs):
+            with self.threads(models[place]):
+                models[place] = self._descended(models[place], job)
         return [model.eval().requires_grad_(False) for model in models]
 
     @contextlib.contextmanager
@@ -170,9 +174,7 @@ class Trainer:
     @torch.no_grad()
     def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:
         """Run `model` over `inputs` once, without augmentation or noise."""
-        pieces = [self._outputs(model, block) for block in inputs.split(self.inference_batch)]
-        aux = {name: torch.cat([p.aux[name] for p in pieces]) for name in pieces[0].aux}
-        return Outputs(torch.cat([p.embeddings for p in pieces]), torch.cat([p.logits for p in pieces]), aux)
+        return self._mapped(lambda block: self._outputs(model, block), model, inputs)
 
     def evaluate(
         self, model: TaskModel, examples: Examples, groups: Mapping[str, Sequence[int]] | None = None
@@ -186,16 +188,38 @@ class Trainer:
     @torch.no_grad()
     def _features(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Float[Tensor, "n D"]:
         """Return what the head of `model` sees of `inputs`."""
-        pieces = []
-        for block in inputs.split(self.inference_batch):
+
+        def features(block: Tensor) -> Outputs:
             with self.autocast(block):
-                pieces.append(model.features(block).float())
-        return torch.cat(pieces)
+                h = model.features(block).float()
+            return Outputs(h, h[:, :0], {})
+
+        return self._mapped(features, model, inputs).embeddings
+
+    def _mapped(self, compute: Callable[[Tensor], Outputs], model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:
+        """Return the outputs of all inputs in their order, computed in blocks, of like length where lengths vary."""
+        lengths = model.lengths(inputs)
+        order = None if lengths is None else lengths.sort(descending=True, stable=True).indices
+        whole: dict[str, Tensor] = {}
+        for rows, found in self._blocks(compute, inputs, order):
+            for name, part in {"embeddings": found.embeddings, "logits": found.logits, **found.aux}.items():
+                if name not in whole:
+                    whole[name] = part.new_empty(len(inputs), *part.shape[1:])
+                whole[name][rows if order is None else order[rows]] = part
+        return Outputs(whole.pop("embeddings"), whole.pop("logits"), whole) if whole else compute(inputs)
+
+    def _blocks(
+        self, compute: Callable[[Tensor], Outputs], inputs: Num[Tensor, "n ..."], order: Int[Tensor, " n"] | None
+    ) -> Iterator[tuple[slice, Outputs]]:
+        def block(rows: slice) -> Outputs:
+            return compute(inputs[rows] if order is None else inputs[order[rows]])
+
+        return in_blocks(block, len(inputs), self.inference_batch, "inference", bar=False)
 
     def _outputs(self, model: TaskModel, inputs: Tensor) -> Outputs:
         with self.autocast(inputs):
             stages, h = model.stages(inputs) if len(model.aux) else ([], model.features(inputs))
-            aux = {name: value.float() for name, value in model.aux_outputs(stages).items()}
+        aux = model.aux_outputs([stage.float() for stage in stages])
         h = h.float()
         return Outputs(h, model.head(h), aux)
 
@@ -230,9 +254,29 @@ class Trainer:
         del targets
         model.linear.weight.copy_(theta[:, :-1])
         model.linear.bias.copy_(theta[:, -1])
-        model.laplace = Laplace(h, model.head(h), weights, self.prior_precision)
+        if model.solver == "lbfgs":  # else the net moves on from here
+            model.laplace = Laplace(h, model.head(h), weights, self.prior_precision)
 
-    def _descend(self, model: TaskModel, job: Job) -> None:
+    def _descended(self, model: TaskModel, job: Job) -> TaskModel:
+        """Return the model after `_descend`; where memory does not suffice, another one trained with smaller batches."""
+        if model.solver == "lbfgs" and not len(model.aux):
+            return model
+        size = self.batch_size
+        while True:
+            try:
+                with job.streams.scoped("train/library", job.round):  # dropout inside bodies that are not ours
+                    self._descend(model, job, size)
+                return model
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
+            warnings.warn(f"out of memory while training; starting again with trainer.batch_size={size}", stacklevel=2)
+            model = self._fresh(job)
+            if model.solver != "sgd":
+                self._fit_convex([model], [job])
+
+    def _descend(self, model: TaskModel, job: Job, batch_size: int) -> None:
         """Train by gradient descent whatever the convex solver has not: the whole net, or its extra heads alone."""
         frozen = model.solver == "lbfgs"
         if frozen:
@@ -245,7 +289,7 @@ class Trainer:
         augmentation = job.augmentation if self.augment and inputs.dim() == 4 and not frozen else None
         streams = job.streams.on(self.device)
         order, noise = streams("train/order", job.round), streams("train/noise", job.round)
-        size = min(self.batch_size, len(inputs))
+        size, lengths = min(batch_size, len(inputs)), model.lengths(inputs)
         per_epoch = math.ceil(len(inputs) / size)
         epochs = max(self.epochs, math.ceil(self.min_steps / per_epoch))
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
@@ -253,7 +297,7 @@ class Trainer:
         (model.aux if frozen else model).train()
         for epoch in range(epochs):
             shuffled = torch.randperm(len(inputs), generator=order, device=self.device)
-            for rows in shuffled.tensor_split(per_epoch):
+            for rows in _batches(shuffled, per_epoch, lengths, order):
                 x = inputs[rows]
                 if augmentation is not None:
                     x = augmented(x, augmentation, noise)
@@ -269,12 +313,12 @@ class Trainer:
     ) -> Tensor:  # fmt: skip
         with self.autocast(x):
             stages, h = model.stages(x) if job.heads else ([], model.features(x))
-            logits = model.head(model.dropped(h, noise)).float()
-            loss = (F.cross_entropy(logits, targets, reduction="none") * weights).mean()
-            for head in job.heads:
-                seen = stages if head.reaches_body(*progress) else [s.detach() for s in stages]
-                module = model.aux[head.name]
-                loss = loss + head.loss(HeadBatch(module, module(seen).float(), logits.detach(), targets, rows, *progress))
+        logits = model.head(model.dropped(h.float(), noise))
+        loss = (F.cross_entropy(logits, targets, reduction="none") * weights).mean()
+        for head in job.heads:
+            seen = [s.float() if head.reaches_body(*progress) else s.detach().float() for s in stages]
+            module = model.aux[head.name]
+            loss = loss + head.loss(HeadBatch(module, module(seen), logits.detach(), targets, rows, *progress))
         return loss
 
     def _add_heads(self, model: TaskModel, job: Job) -> None:
@@ -289,9 +333,10 @@ class Trainer:
 
     def half(self, inputs: Tensor) -> bool:
         """Whether nets run in bfloat16 on such inputs."""
+        tokens = inputs.dim() == 2 and inputs.dtype in (torch.int32, torch.int64)
         if self.precision == "auto":
-            return inputs.dim() == 4 and has_native_bfloat16(self.device)
-        return self.precision == "bfloat16" and inputs.dim() == 4
+            return (inputs.dim() == 4 or tokens) and has_native_bfloat16(self.device)
+        return self.precision == "bfloat16" and (inputs.dim() == 4 or tokens)
 
     @contextlib.contextmanager
     def autocast(self, inputs: Tensor) -> Iterator[None]:
@@ -321,6 +366,32 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more devices than it was built for
         raise ValueError(f"device={device} does not work on this machine; use device=cpu or device=auto") from error
     return chosen
+
+
+def _batches(
+    shuffled: Int[Tensor, " n"], count: int, lengths: Int[Tensor, " n"] | None, generator: torch.Generator
+) -> Sequence[Tensor]:
+    """Return `count` batches; given lengths, of like length among `ALIKE` batches' worth of examples, in random order."""
+    if lengths is None:
+        return shuffled.tensor_split(count)
+    windows = shuffled.tensor_split(-(-count // ALIKE))
+    alike = torch.cat([window[lengths[window].sort(stable=True).indices] for window in windows])
+    batches = alike.tensor_split(count)
+    return [batches[i] for i in torch.randperm(count, generator=generator, device=generator.device).tolist()]
+
+
+@torch.no_grad()
+def wide_logits(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> list[Float[Tensor, "n C"]]:
+    """Return the logits of linear heads on the same features, from products of many columns.
+
+    Never of fewer than 16 rows or columns, for which MKL has other kernels: so the bits do not depend on how many models there
+    are, nor on which other rows.
+    """
+    sizes = [model.num_outputs for model in models]
+    weight = F.pad(torch.cat([model.linear.weight for model in models]), (0, 0, 0, -sum(sizes) % 16))
+    wide = F.pad(h, (0, 0, 0, max(0, 16 - len(h)))) @ weight.T
+    parts = wide[: len(h), : sum(sizes)].split(sizes, 1)
+    return [part + model.linear.bias for part, model in zip(parts, models, strict=True)]
 
 
 def bucket(count: int) -> int:
