@@ -182,7 +182,7 @@ class AgentTrainer:
 
     def _learner(self) -> Learner:
         if self.algorithm == "imitation":
-            return Imitator(self.problems, self.config["hidden"], **self.config["learner"])
+            return Imitator(self.problems, self.config["hidden"], **(self.config["learner"] or {}))
         env = VecMonitor(vec_env(len(self.problems), problems=self.problems, max_strategies=self._width(self.problems)))
         return Sb3Learner(self.algorithm, env, self.plan, self.config, self.writer, self._told)
 
@@ -261,7 +261,7 @@ class Sb3Learner:
     """An algorithm of Stable-Baselines3 whose every chapter can be repeated."""
 
     def __init__(self, algorithm: str, env: VecEnv, plan: Plan, config: Mapping[str, Any], writer: "Scalars", told: Any) -> None:
-        parameters = defaults(algorithm, plan, env.num_envs, config["steps"]) | dict(config["learner"])
+        parameters = defaults(algorithm, plan, env.num_envs, config["steps"]) | dict(config["learner"] or {})
         made, policy = classes(algorithm)
         try:
             self.model: BaseAlgorithm = made(
