@@ -134,7 +134,7 @@ def _pairs(verdict: Verdict) -> str:
         for theirs in verdict.ranking:
             same = ours == theirs or not verdict.common(ours, theirs)
             counts = "" if same else " / ".join(map(str, verdict.wins(ours, theirs)))
-            cells.append(counts and f"{counts} (p {float(verdict.wilcoxon.loc[ours, theirs]):.2g})")
+            cells.append(counts and f"{counts} (p {float(str(verdict.wilcoxon.loc[ours, theirs])):.2g})")
         rows.append([ours, *cells])
     note = (
         "Data sets won / tied / lost, row against column, by the interval of the paired difference; p of Wilcoxon's test, Holm."

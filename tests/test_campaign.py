@@ -260,7 +260,7 @@ def test_a_given_initial_set_is_bought_and_sizes_the_plan() -> None:
     assert problem.campaign(0).begin().ids == (ids[5], ids[700], ids[3])
     with pytest.raises(ValueError, match=r"initial ids \['nowhere'\] are not in the pool"):
         replace(problem, initial_ids=["nowhere"]).campaign(0)
-    with pytest.raises(ValueError, match="unknown initial 'first'; .*or give a list of ids"):
+    with pytest.raises(ValueError, match=r"unknown initial 'first'; .*or give a list of ids"):
         assemble(dataset=DIGITS, initial="first")
 
 
