@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Num
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -49,7 +51,7 @@ def torchvision_body(name: str, weights: str | None = None, download: bool = Fal
 
     Args:
         name: as `torchvision.models.get_model` knows it.
-        weights: None for random ones; a file of a state dict (.safetensors, or a pickle of tensors alone); or one of
+        weights: None for random ones; a .safetensors file of a state dict; or one of
             torchvision's names ("DEFAULT").
         download: fetch named weights if they are not in torch's cache.
 
@@ -81,14 +83,12 @@ def torchvision_body(name: str, weights: str | None = None, download: bool = Fal
 
 def _state_of(path: Path) -> Mapping[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or foreign file brings about
-        raise ValueError(f"{path.absolute()} cannot be read as weights: {error}") from error
-    return state.get("state_dict", state)
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path.absolute()} cannot be read as safetensors ({error}); pickles are not opened: save the state dict with "
+            "safetensors.torch.save_file"
+        ) from error
 
 
 def _named_state(models: Any, name: str, weights: str, download: bool) -> Mapping[str, Tensor]:

@@ -131,14 +131,19 @@ def test_a_transformer_pools_the_states_of_each_text_alone(bert: str, pooling: s
         torch.testing.assert_close(found[i], (pooled / pooled.norm()).detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_torchvision_net_hands_out_what_its_last_layer_would_see(tmp_path: Path, suffix: str) -> None:
+def test_weights_in_a_pickle_are_not_opened(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="pickles are not opened: save the state dict with safetensors"):
+        torchvision_body("resnet18", str(tmp_path / "weights.pth"))
+
+
+def test_a_torchvision_net_hands_out_what_its_last_layer_would_see(tmp_path: Path) -> None:
     from torchvision import models
 
     with Streams(1).scoped("net"):
         net = models.get_model("mobilenet_v3_small", weights=None, num_classes=4).eval()
-    path = tmp_path / f"weights{suffix}"
-    save_file(net.state_dict(), path) if suffix == ".safetensors" else torch.save({"state_dict": net.state_dict()}, path)
+    path = tmp_path / "weights.safetensors"
+    save_file(net.state_dict(), path)
     encoder = library.build("encoder", "torchvision", model="mobilenet_v3_small", weights=str(path), side=32)
     source = a_source("grey")
     found = embed(encoder, shown(source), CPU)
