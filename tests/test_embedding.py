@@ -133,7 +133,10 @@ def test_a_transformer_pools_the_states_of_each_text_alone(bert: str, pooling: s
 
 def test_weights_in_a_pickle_are_not_opened(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="pickles are not opened: save the state dict with safetensors"):
+    with (
+        Streams(0).scoped("net"),
+        pytest.raises(ValueError, match="pickles are not opened: save the state dict with safetensors"),
+    ):
         torchvision_body("resnet18", str(tmp_path / "weights.pth"))
 
 
