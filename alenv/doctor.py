@@ -14,9 +14,13 @@ REQUIRED = (
 )  # fmt: skip
 EXTRAS = {
     "test": (
-        "beartype", "build", "hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "pandas-stubs", "pytest", "ruff",
-        "setuptools", "torchmetrics", "types-pyyaml",
+        "beartype", "build", "hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "pandas-stubs", "pytest", "pytest-xdist",
+        "ruff", "setuptools", "torchmetrics", "types-pyyaml",
     ),
+    "rl": ("sb3-contrib",),
+    "hf": ("datasets",),
+    "medical": ("medmnist",),
+    "bench": ("faiss-cpu", "scikit-activeml"),
     "scale": ("ray", "submitit"),
     "dev": (),
 }  # fmt: skip
