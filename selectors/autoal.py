@@ -42,6 +42,7 @@ from alenv.round import Round
 from alenv.selector import Context, Observation, Selector, Transition
 
 LONGEST_STEP = 1.0  # norm of a gradient that reaches SearchNet
+FAINTEST = 1e-12  # deviation of scores: below it all weight is on candidates that marked nobody
 FEWEST = 4  # held-out samples: two batches of a pair
 Split = Literal["age", "random"]
 Scorer = Literal["fit_net", "task_model"]
@@ -409,7 +410,7 @@ def soft_selection(
     """
     fixed = scores.detach()
     spread = fixed.std(unbiased=False)
-    steepness = torch.where(spread > 1e-4 * fixed.abs().max(), slope / spread, 0.0)
+    steepness = torch.where(spread > (1e-4 * fixed.abs().max()).clamp(min=FAINTEST), slope / spread, 0.0)
     return torch.sigmoid(steepness * (scores - quantile(fixed, share)))
 
 
