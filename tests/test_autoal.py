@@ -322,7 +322,9 @@ def test_selection_ignores_the_scale_and_offset_of_scores(quantile):
 
 
 @pytest.mark.parametrize("quantile", THRESHOLDS)
-@pytest.mark.parametrize("scores", [torch.zeros(50), torch.ones(50), torch.linspace(1e-40, 5e-40, 50), torch.tensor([0.0, 1.0] * 25), torch.zeros(2)])
+@pytest.mark.parametrize(
+    "scores", [torch.zeros(50), torch.ones(50), torch.linspace(1e-40, 5e-40, 50), torch.tensor([0.0, 1.0] * 25), torch.zeros(2)]
+)
 def test_degenerate_scores_neither_crash_nor_give_nan(scores, quantile):
     scores = scores.clone()
     selected = soft_selection(scores.requires_grad_(), 0.1, 10.0, quantile)
