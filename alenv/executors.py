@@ -1,6 +1,7 @@
 """Where the cells of a grid are computed: this process, a pool of processes, Ray, Slurm. Results are the same bit for bit."""
 
 import contextlib
+import functools
 import importlib
 import os
 import threading
@@ -47,18 +48,36 @@ class Executor(ABC):
 
 
 class Inline(Executor):
-    """This process, one cell after the other: no start-up time, for small grids and debuggers."""
+    """This process: no start-up time, for small grids, debuggers, and many seeds of small runs.
 
-    def run(self, cells: Sequence[Cell], root: Path) -> Iterator[Event]:
-        """See `Executor`."""
-        for cell in cells:
-            yield Event(cell, "started")
-            yield _outcome(cell, attempt(cell, root))
+    With lanes, seeds of one (task, policy) go side by side and train as one batch (`Trainer.fit_many`); a policy's seconds of
+    training then hold the wait for its neighbours.
+
+    Args:
+        lanes: runs side by side; 1 is one after the other.
+    """
+
+    def __init__(self, lanes: int = 1) -> None:
+        if lanes < 1:
+            raise ValueError(f"expected executor.lanes >= 1, got {lanes}")
+        self.lanes = lanes
 
     @property
     def width(self) -> int:
-        """One."""
-        return 1
+        """The number of lanes."""
+        return self.lanes
+
+    def run(self, cells: Sequence[Cell], root: Path) -> Iterator[Event]:
+        """See `Executor`."""
+        kin: dict[tuple[str, str], list[Cell]] = {}
+        for cell in cells:
+            kin.setdefault((cell.task, cell.policy) if self.lanes > 1 else ("", ""), []).append(cell)
+        for group in kin.values():
+            for first in range(0, len(group), self.lanes):
+                together = group[first : first + self.lanes]
+                yield from (Event(cell, "started") for cell in together)
+                reasons = _side_by_side(together, root) if len(together) > 1 else [attempt(together[0], root)]
+                yield from map(_outcome, together, reasons)
 
 
 class Local(Executor):
@@ -227,6 +246,30 @@ def _compute(cell: Cell, root: Path) -> None:
         Runner.of(cell.config, cell.directory(root)).run()
     finally:
         torch.set_num_threads(before)
+
+
+def _side_by_side(cells: Sequence[Cell], root: Path) -> list[str | None]:
+    """Compute cells of one policy in lanes; return why each failed, if it did."""
+    from alenv import library
+    from alenv.lanes import LaneTrainer, run_lanes
+    from alenv.runner import Runner
+
+    reasons: dict[str, str | None] = {}
+
+    def errand(cell: Cell, trainer: LaneTrainer) -> None:
+        try:
+            Runner.of(cell.config, cell.directory(root), trainer=trainer).run()
+            reasons[cell.name] = None
+        except Exception:  # whatever it is, the others go on
+            _log(cell, root).parent.mkdir(parents=True, exist_ok=True)
+            with _log(cell, root).open("a", encoding="utf-8") as file:
+                traceback.print_exc(file=file)
+            reasons[cell.name] = tail(cell, root)
+
+    config = cells[0].config
+    trainer = library.build("trainer", config["trainer"], device=config["device"])
+    run_lanes([functools.partial(errand, cell) for cell in cells], trainer)
+    return [reasons[cell.name] for cell in cells]
 
 
 def _log(cell: Cell, root: Path) -> Path:

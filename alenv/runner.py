@@ -27,6 +27,7 @@ from alenv.record import Record, area_under_curve
 from alenv.rundir import RunDirectory, config_hash
 from alenv.selector import Context, Selector, Transition
 from alenv.streams import Streams
+from alenv.trainer import Trainer
 
 if TYPE_CHECKING:
     import pandas
@@ -117,8 +118,14 @@ class Runner:
         )  # fmt: skip
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], directory: str | Path | None = None, callbacks: Sequence[Callback] = ()) -> "Runner":
-        """Build a runner from a resolved configuration (the keys of `configs/train.yaml`; things as names or mappings)."""
+    def of(
+        cls, config: Mapping[str, Any], directory: str | Path | None = None, callbacks: Sequence[Callback] = (),
+        trainer: Trainer | None = None,
+    ) -> "Runner":  # fmt: skip
+        """Build a runner from a resolved configuration (the keys of `configs/train.yaml`; things as names or mappings).
+
+        `trainer` takes the place of the configured one, which it must equal in all but where it computes.
+        """
         selector: Selector = library.build("selector", config.get("selector", "autoal"))
         budget, stop = config.get("budget", {}), config.get("stop", {})
         for name, value in (("budget", budget), ("stop", stop)):
@@ -129,7 +136,7 @@ class Runner:
         plan = Plan(**budget, draws=config.get("draws", 10), stop_accuracy=stop.get("accuracy"))
         problem = assemble(
             dataset=config.get("dataset", "digits"), setting=config.get("setting", "standard"), net=config.get("net", "linear"),
-            trainer=config.get("trainer", "default"), oracle=config.get("oracle", "simulated"), plan=plan,
+            trainer=trainer or config.get("trainer", "default"), oracle=config.get("oracle", "simulated"), plan=plan,
             strategies=selector.candidates if selector.candidates is not None else config.get("strategies", "autoal7"),
             reward=config.get("reward") or selector.reward or "gain", device=config.get("device", "auto"),
             validation=config.get("validation"), initial=config.get("initial", "random"), required=selector.requires,
@@ -325,6 +332,7 @@ def _config(path: Path) -> dict[str, Any]:
     return yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}
 
 
+@functools.cache  # reading them takes as long as a small round
 def versions() -> dict[str, str]:
     """Return the versions of python, alenv and what results depend on."""
     found = {"python": platform.python_version(), "torch": torch.__version__}

@@ -62,6 +62,33 @@ def test_a_pool_of_processes_gives_the_same_bits(cells: list[Cell], inline: Path
     assert not list(tmp_path.rglob("log.txt")), "nobody had anything to say"
 
 
+def test_runs_in_lanes_give_the_same_bits_as_alone(tmp_path: Path) -> None:
+    cells = grid(selectors=["albl"], seeds=3)
+    assert kinds(run(Inline(), cells, tmp_path / "alone")) == ["finished"] * 6 + ["started"] * 6
+    assert kinds(run(Inline(lanes=2), cells, tmp_path / "lanes")) == ["finished"] * 6 + ["started"] * 6
+    assert same(cells, tmp_path / "alone", tmp_path / "lanes")
+
+
+def test_a_lane_that_fails_lets_the_others_go_on(tmp_path: Path) -> None:
+    cells = grid(seeds=3)
+    folder = cells[1].directory(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 5\n")
+    events = run(Inline(lanes=3), cells, tmp_path)
+    assert [event.kind for event in events] == ["started"] * 3 + ["finished", "failed", "finished"]
+    assert "holds a run with another configuration" in events[4].log
+
+
+def test_lanes_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alenv.trainer import Trainer
+
+    sizes: list[int] = []
+    fit_many = Trainer.fit_many
+    monkeypatch.setattr(Trainer, "fit_many", lambda self, jobs: sizes.append(len(jobs)) or fit_many(self, jobs))
+    run(Inline(lanes=3), grid(seeds=3), tmp_path)
+    assert sizes == [3, 3, 3], "rounds 0 to 2"
+
+
 DEADLY = """
 import os, pathlib, signal
 from alenv.strategy import ScoreStrategy
@@ -132,6 +159,8 @@ def test_wrong_numbers_are_refused() -> None:
         Local(workers=0)
     with pytest.raises(ValueError, match=r"executor.attempts >= 1, got 0"):
         Local(attempts=0)
+    with pytest.raises(ValueError, match=r"executor.lanes >= 1, got 0"):
+        Inline(lanes=0)
 
 
 def test_the_width_is_what_the_machine_has_unless_one_says_otherwise() -> None:
