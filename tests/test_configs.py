@@ -139,10 +139,19 @@ def test_the_typing_help_knows_the_groups_of_train_yaml() -> None:
 def test_an_experiment_changes_what_it_names_and_nothing_else(hydra: None, name: str) -> None:
     given = content(f"experiment/{name}")
     composed = cli.resolved(compose("train", overrides=[f"experiment={name}"]))
-    plain = cli.resolved(compose("train", overrides=["selector=autoal"]))
-    expected = {**plain, **{key: value for key, value in given.items() if key not in ("defaults", "selector")}}
-    assert composed == {**expected, "selector": {**plain["selector"], **given.get("selector", {})}}
-    Runner.of({**composed, "device": "cpu"})
+    chosen = [
+        f"{key.removeprefix('override /')}={value}"
+        for item in given.pop("defaults", [])
+        for key, value in item.items()
+        if key.startswith("override /")
+    ]
+    plain = cli.resolved(compose("train", overrides=chosen))
+    assert composed == plain | {key: plain[key] | value if isinstance(value, dict) else value for key, value in given.items()}
+    if any(choice.startswith("dataset=") for choice in chosen):  # the user brings the data
+        with pytest.raises(ValueError, match=r"set dataset\.root"):
+            Runner.of({**composed, "device": "cpu"})
+    else:
+        Runner.of({**composed, "device": "cpu"})
     with pytest.raises(ValueError, match=f"run python -m alenv.train experiment={name}"):
         library.build("experiment", name)
 
