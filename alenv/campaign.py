@@ -26,7 +26,7 @@ from alenv.round import Purchase, Round
 from alenv.strategy import Strategy
 from alenv.streams import Streams
 from alenv.task import Task
-from alenv.trainer import Job, Outputs, Trainer
+from alenv.trainer import Job, Outputs, Scores, Trainer
 
 ActionKind = Literal["pick", "mix", "sample_mix", "sample_draw"]
 LOGIT_SCALE = 10.0  # weights = softmax(10 a): an action in [-1, 1] spans ratios up to e^20
@@ -243,16 +243,23 @@ class Campaign:
         finally:
             self.pool = real
 
-    def advance(self, model: TaskModel) -> Record:
-        """Take the trained model, open the next round and return the record of the one that ends."""
+    def advance(self, model: TaskModel, scores: Scores | None = None) -> Record:
+        """Take the trained model, open the next round and return the record of the one that ends.
+
+        Args:
+            model: what `receive`'s job was trained to.
+            scores: what it says of the task, where that is known; else it is computed here.
+        """
         if not self._answered:
             raise ValueError("advance() was called without a purchase; call receive() first")
         assert self._query is not None
         query, old_round = self._query, getattr(self, "round", None)
         labels = self.pool.labels[query.indices]
         with self.clock("evaluate"):
-            test = self.trainer.evaluate(model, self.task.test, self.task.groups) | self._open_set(labels)
-            validation = self.trainer.evaluate(model, self.task.validation).get(self.task.primary)
+            test = self.trainer.evaluate(model, self.task.test, self.task.groups) if scores is None else scores.test
+            test = test | self._open_set(labels)
+            given = self.trainer.evaluate(model, self.task.validation) if scores is None else scores.validation
+            validation = given.get(self.task.primary)
         record = Record(
             round=query.round, labels=int(self.pool.labeled.sum()), bought=self.pool.bought, cost=self.cost, queried=query.ids,
             strategies=tuple(self.strategies), action=tuple(query.weights.tolist()) if query.round else None,
@@ -262,7 +269,7 @@ class Campaign:
         self.records.append(record)
         self._query = None
         self._last = self._seen_before(query)
-        self._open(model, Purchase(query.indices, labels, self._last))
+        self._open(model, Purchase(query.indices, labels, self._last), None if scores is None else scores.logits)
         if query.round:
             assert old_round is not None
             reward = self._reward(self._trace(model, old_round, labels))
@@ -290,11 +297,11 @@ class Campaign:
         self._last = None if state.get("last") is None else Outputs(**state["last"])
         self._open(model, Purchase(indices, self.pool.labels[indices], self._last))
 
-    def _open(self, model: TaskModel, last: Purchase) -> None:
+    def _open(self, model: TaskModel, last: Purchase, logits: Tensor | None = None) -> None:
         self.model = model
         self.round = Round.of_model(
             model, self.task.inputs, self.pool, self._outputs, self.streams, index=self.index, num_draws=self.plan.draws,
-            last=last, features=self._features,
+            last=last, features=self._features, logits=logits,
         )  # fmt: skip
         self.ballot = Ballot(self.round, self.strategies, self._next_batch(), self.clock)
 

@@ -20,7 +20,7 @@ from alenv.oracle import SimulatedOracle, charge
 from alenv.problem import Problem, assemble
 from alenv.record import Record
 from alenv.render import curve_image, table_text
-from alenv.trainer import Job
+from alenv.trainer import Job, Scores
 
 Info = dict[str, Any]
 Observation = dict[str, npt.NDArray[np.float32]]
@@ -123,22 +123,22 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         self.campaign = self.problem.campaign(campaign_seed, self.directory)
         return self._receive(self.campaign.begin()), self._round0.get(campaign_seed)
 
-    def begun(self, model: TaskModel) -> tuple[Observation, Info]:
+    def begun(self, model: TaskModel, scores: Scores | None = None) -> tuple[Observation, Info]:
         """Do the other half of `reset`."""
         seed = self.campaign.streams.seed
         self._round0.setdefault(seed, model)
         if len(self._round0) > ROUND0_MODELS:
             self._round0.popitem(last=False)
-        self.campaign.advance(model)
+        self.campaign.advance(model, scores)
         return self.observation, self._info()
 
     def ask(self, action: Any) -> Job:
         """Do the half of `step` that comes before training: buy one batch and return the training it calls for."""
         return self._receive(self.campaign.choose(action))
 
-    def answered(self, model: TaskModel) -> tuple[Observation, float, bool, bool, Info]:
+    def answered(self, model: TaskModel, scores: Scores | None = None) -> tuple[Observation, float, bool, bool, Info]:
         """Do the other half of `step`."""
-        record = self.campaign.advance(model)
+        record = self.campaign.advance(model, scores)
         if self.render_mode == "human":
             self.render()
         assert record.reward is not None

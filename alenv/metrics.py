@@ -6,17 +6,19 @@ Five numbers out of one pass, without the four seconds that importing torchmetri
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ECE_BINS = 15
 
 
-def confusion(predictions: Int[Tensor, " n"], targets: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, "C C"]:
+def confusion(predictions: Int[Tensor, "*M n"], targets: Int[Tensor, "*M n"], num_classes: int) -> Float[Tensor, "*M C C"]:
     """Return counts by (true class, predicted class)."""
-    cells = torch.bincount(targets * num_classes + predictions, minlength=num_classes**2)
-    return cells.view(num_classes, num_classes).double()
+    cells = targets * num_classes + predictions
+    many = cells.shape[:-1].numel()
+    lanes = torch.arange(many, device=cells.device).unsqueeze(1) * num_classes**2
+    counts = torch.bincount((cells.view(many, -1) + lanes).flatten(), minlength=many * num_classes**2)
+    return counts.view(*cells.shape[:-1], num_classes, num_classes).double()
 
 
 def classification(
@@ -32,21 +34,34 @@ def classification(
         targets: their classes.
         groups: classes by name; under each name the mean recall of those that occur is returned too (if any does).
     """
-    if len(targets) == 0:
-        return {}
-    table = confusion(logits.argmax(1), targets, logits.shape[1])
-    hits, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
+    return classifications(logits.unsqueeze(0), targets.unsqueeze(0), groups)[0]
+
+
+def classifications(
+    logits: Float[Tensor, "M n C"], targets: Int[Tensor, "M n"], groups: Mapping[str, Sequence[int]] | None = None
+) -> list[dict[str, float]]:
+    """Return `classification` of M models; each has the numbers it has alone."""
+    if targets.shape[1] == 0:
+        return [{} for _ in logits]
+    log_probs = logits.double().log_softmax(2)
+    highest = log_probs.max(2)
+    table = confusion(highest.indices, targets, logits.shape[2])
+    hits, true, predicted = table.diagonal(dim1=1, dim2=2), table.sum(2), table.sum(1)
     present, seen = true > 0, (true + predicted) > 0
     recall = hits / true.clamp(min=1)
     values = torch.stack([
-        hits.sum() / table.sum(),
-        (2 * hits / (true + predicted).clamp(min=1))[seen].mean(),
-        recall[present].mean(),
-        F.cross_entropy(logits.double(), targets),
-        _calibration_error(logits, targets),
-    ])  # fmt: skip
-    found = dict(zip(("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece"), values.tolist(), strict=True))
-    return found | _of_groups(recall.tolist(), present.tolist(), groups or {})
+        hits.sum(1) / targets.shape[1],
+        (2 * hits / (true + predicted).clamp(min=1)).sum(1) / seen.sum(1),
+        recall.sum(1) / present.sum(1),
+        -log_probs.gather(2, targets.unsqueeze(2)).squeeze(2).mean(1),
+        _calibration_error(highest.values.exp(), highest.indices == targets),
+    ], 1)  # fmt: skip
+    names = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")
+    found = [dict(zip(names, row, strict=True)) for row in values.tolist()]
+    if not groups:
+        return found
+    recalls = zip(found, recall.tolist(), present.tolist(), strict=True)
+    return [numbers | _of_groups(mine, there, groups) for numbers, mine, there in recalls]
 
 
 def purchase(labels: Int[Tensor, " B"], labeled: int, inside: int) -> dict[str, float]:
@@ -65,8 +80,7 @@ def _of_groups(recall: Sequence[float], present: Sequence[bool], groups: Mapping
     return {name: sum(values) / len(values) for name, values in there.items() if values}
 
 
-def _calibration_error(logits: Tensor, targets: Tensor) -> Tensor:
-    confidence, predictions = logits.double().softmax(1).max(1)
+def _calibration_error(confidence: Float[Tensor, "M n"], right: Bool[Tensor, "M n"]) -> Float[Tensor, " M"]:
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    gap = (predictions == targets).double() - confidence
-    return torch.zeros(ECE_BINS, dtype=torch.float64, device=logits.device).index_add_(0, bins, gap).abs().sum() / len(targets)
+    sums = confidence.new_zeros(len(confidence), ECE_BINS).scatter_add_(1, bins, right.double() - confidence)
+    return sums.abs().sum(1) / confidence.shape[1]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from alenv.campaign import Campaign
-from alenv.strategy import ScoreStrategy
+from alenv.strategy import ScoreStrategy, Strategy
 
 CAMPAIGN_FEATURES = (
     "progress: purchases after the initial set over those planned, 0..1",
@@ -95,25 +95,27 @@ def _pool_uncertainty(campaign: Campaign) -> list[float]:
 
 def _strategy_rows(campaign: Campaign) -> Array:
     records = campaign.records[1:]
-    weights = np.array([r.action for r in records], np.float64).reshape(len(records), len(campaign.strategies))
-    rewards = np.array([r.reward or 0.0 for r in records])
     rows = np.zeros((len(campaign.strategies), len(STRATEGY_FEATURES)), np.float32)
-    for s, strategy in enumerate(campaign.strategies.values()):
-        needs = set(strategy.needs)
-        rows[s, :5] = [
-            isinstance(strategy, ScoreStrategy), bool(needs & {"probs", "logits"}), "mc_probs" in needs,
-            bool(needs & {"embeddings", "labeled_embeddings"}), bool(needs & {"labels", "labeled_embeddings"}),
-        ]  # fmt: skip
-        rows[s, 9] = 1
-        if not records:
-            continue
-        mine = weights[:, s]
-        led = np.flatnonzero(mine >= weights.max(1) - 1e-9)
-        rows[s, 5:8] = [mine[-1], mine.mean(), np.clip((mine @ rewards) / max(mine.sum(), 1e-12), -1, 1)]
-        if len(led):
-            rows[s, 8] = np.clip(rewards[led[-1]], -1, 1)
-            rows[s, 9] = (len(records) - 1 - led[-1]) / max(1, campaign.plan.rounds)
+    rows[:, :5] = [_traits(strategy) for strategy in campaign.strategies.values()]
+    rows[:, 9] = 1
+    if records:
+        weights = np.array([r.action for r in records], np.float64)  # (rounds, S)
+        rewards = np.array([r.reward or 0.0 for r in records])
+        rows[:, 5], rows[:, 6] = weights[-1], weights.mean(0)
+        rows[:, 7] = np.clip(rewards @ weights / np.maximum(weights.sum(0), 1e-12), -1, 1)
+        led = weights >= weights.max(1, keepdims=True) - 1e-9
+        since = led[::-1].argmax(0)  # rounds since it led, if it ever did
+        rows[:, 8] = np.where(led.any(0), rewards[len(records) - 1 - since], 0)
+        rows[:, 9] = np.where(led.any(0), since / max(1, campaign.plan.rounds), 1)
     return np.clip(rows, -1, 1)
+
+
+def _traits(strategy: Strategy) -> list[bool]:
+    needs = strategy.needs
+    return [
+        isinstance(strategy, ScoreStrategy), not needs.isdisjoint(("probs", "logits")), "mc_probs" in needs,
+        not needs.isdisjoint(("embeddings", "labeled_embeddings")), not needs.isdisjoint(("labels", "labeled_embeddings")),
+    ]  # fmt: skip
 
 
 def _entropy(counts: Any) -> float:

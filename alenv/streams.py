@@ -47,7 +47,9 @@ class Streams:
         python, numpy = random.getstate(), np.random.get_state()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.random.manual_seed(key)
+            torch.default_generator.manual_seed(key)
+            if devices:
+                torch.cuda.manual_seed_all(key)
             random.seed(key)
             np.random.set_state(np.random.RandomState(key % 2**32).get_state())
             try:

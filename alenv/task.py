@@ -1,5 +1,6 @@
 """What is learned: a data set as read (`Source`), and the same under a setting (`Task`)."""
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @functools.cached_property
+    def known(self) -> "Examples":
+        """Those whose label is known."""
+        known = self.targets >= 0
+        return self if bool(known.all()) else self.take(torch.nonzero(known).flatten())
 
     def take(self, indices: Int[Tensor, " k"]) -> "Examples":
         """Return the examples at `indices`, in that order; of a run of neighbours the inputs are a view, not a copy."""
@@ -179,6 +186,7 @@ class Task:
         primary: the metric that summaries integrate and rewards improve.
         facts: what the setting realised (the rate of examples of no class, say).
         groups: classes whose mean recall on the test split is recorded, by the metric's name.
+        split: what the source was cut along; None for a task that was not cut from one.
     """
 
     name: str
@@ -199,6 +207,7 @@ class Task:
     texts: Sequence[str] | None = None
     tokens: Tokens | None = None
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    split: Split | None = None
 
     @property
     def num_classes(self) -> int:
@@ -232,7 +241,7 @@ class Task:
             part(train, split.validation), part(source.test or source.train, split.test),
             tuple(source.classes[c] for c in kept), source.mean.to(device), source.std.to(device), source.augmentation,
             metrics=(*METRICS, *split.groups, *open_set), facts=split.facts, texts=pool.texts, tokens=source.tokens,
-            groups=split.groups,
+            groups=split.groups, split=split,
         )  # fmt: skip
 
     def fingerprint(self) -> str:

@@ -22,9 +22,8 @@ from alenv.streams import Streams
 from alenv.task import Augmentation, Examples
 
 SMALL_NET = 500_000  # parameters
-CACHE_ELEMENTS = 2**21  # numbers of the features of linear heads that are fitted together: 8 MB of float32
-
 ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
+CACHE_ELEMENTS = 2**21  # numbers of the features of linear heads that are fitted together: 8 MB of float32
 
 
 class Virtual(NamedTuple):
@@ -86,6 +85,20 @@ class Outputs(NamedTuple):
     embeddings: Float[Tensor, "n D"]
     logits: Float[Tensor, "n C"]
     aux: dict[str, Tensor]
+
+
+class Scores(NamedTuple):
+    """What a model says of a whole task: `Trainer.outputs` and `evaluate`, computed for many campaigns at once.
+
+    Attributes:
+        logits: (N, C) of the pool.
+        validation: metrics on the validation split.
+        test: metrics on the test split.
+    """
+
+    logits: Float[Tensor, "N C"]
+    validation: dict[str, float]
+    test: dict[str, float]
 
 
 class Trainer:
@@ -162,7 +175,7 @@ class Trainer:
         model.load_state_dict(state)
         if model.solver == "lbfgs":
             inputs, _, weights = job.examples(model.num_outputs)
-            h = self._features(model, inputs)
+            h = self.features(model, inputs)
             model.laplace = Laplace(h, model.head(h).detach(), weights, self.prior_precision)
         return model.eval().requires_grad_(False)
 
@@ -180,13 +193,11 @@ class Trainer:
         self, model: TaskModel, examples: Examples, groups: Mapping[str, Sequence[int]] | None = None
     ) -> dict[str, float]:
         """Return `alenv.metrics.classification` of `model` on `examples`; empty if there are none."""
-        known = examples.targets >= 0
-        if not bool(known.any()):
-            return {}
-        return classification(self.outputs(model, examples.inputs[known]).logits, examples.targets[known], groups)
+        known = examples.known
+        return classification(self.outputs(model, known.inputs).logits, known.targets, groups) if len(known) else {}
 
     @torch.no_grad()
-    def _features(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Float[Tensor, "n D"]:
+    def features(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Float[Tensor, "n D"]:
         """Return what the head of `model` sees of `inputs`."""
 
         def features(block: Tensor) -> Outputs:
@@ -221,7 +232,7 @@ class Trainer:
             stages, h = model.stages(inputs) if len(model.aux) else ([], model.features(inputs))
         aux = model.aux_outputs([stage.float() for stage in stages])
         h = h.float()
-        return Outputs(h, model.head(h), aux)
+        return Outputs(h, wide_logits(h, [model])[0] if model.solver == "lbfgs" else model.head(h), aux)
 
     def _fresh(self, job: Job) -> TaskModel:
         with job.streams.scoped("init"):
@@ -247,7 +258,7 @@ class Trainer:
 
     def _convex_set(self, model: TaskModel, job: Job) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets, weights = job.examples(model.num_outputs)
-        return self._features(model, inputs), targets, weights
+        return self.features(model, inputs), targets, weights
 
     @torch.no_grad()
     def _set_head(self, model: TaskModel, theta: Tensor, h: Tensor, targets: Tensor, weights: Tensor) -> None:

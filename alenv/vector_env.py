@@ -13,8 +13,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from alenv.env import ActiveLearningEnv, Info, Observation
+from alenv.model import TaskModel
 from alenv.problem import Problem
-from alenv.trainer import Job, Trainer
+from alenv.scoring import Scorer
+from alenv.trainer import Job, Scores, Trainer
 
 Seeds = int | Sequence[int | None] | None
 Step = tuple[Observation, float, bool, bool, Info]
@@ -72,6 +74,7 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._over = np.zeros(num_envs, dtype=np.bool_)
+        self._scorer = Scorer()
 
     @property
     def num_strategies(self) -> int:
@@ -152,14 +155,17 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         fresh = [(lane, job) for lane, (job, model) in zip(lanes, asked, strict=True) if model is None]
         fitted = dict(zip([lane for lane, _ in fresh], self._fit(fresh), strict=True))
         models = [fitted[lane] if model is None else model for lane, (_, model) in zip(lanes, asked, strict=True)]
-        return [self.envs[lane].begun(model) for lane, model in zip(lanes, models, strict=True)]
+        scores = self._score(lanes, models)
+        return [self.envs[lane].begun(model, score) for lane, model, score in zip(lanes, models, scores, strict=True)]
 
     def _restarted(self, lanes: Sequence[int]) -> list[tuple[int, tuple[Observation, Info]]]:
         return list(zip(lanes, self._begin(lanes, [None] * len(lanes), {}), strict=True))
 
     def _advance(self, lanes: Sequence[int], actions: Sequence[Any]) -> list[Step]:
         jobs = [(lane, self.envs[lane].ask(self._own_action(lane, action))) for lane, action in zip(lanes, actions, strict=True)]
-        return [self.envs[lane].answered(model) for (lane, _), model in zip(jobs, self._fit(jobs), strict=True)]
+        models = self._fit(jobs)
+        scores = self._score(lanes, models)
+        return [self.envs[lane].answered(model, score) for lane, model, score in zip(lanes, models, scores, strict=True)]
 
     def _fit(self, jobs: Sequence[tuple[int, Job]]) -> list[Any]:
         """Train the models of some campaigns, those of one trainer at once."""
@@ -172,6 +178,10 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
             for at, model in zip(places, trainer.fit_many([jobs[at][1] for at in places]), strict=True):
                 models[at] = model
         return models
+
+    def _score(self, lanes: Sequence[int], models: Sequence[TaskModel]) -> list[Scores | None]:
+        envs = [self.envs[lane] for lane in lanes]
+        return self._scorer(models, [env.campaign for env in envs], [env.problem for env in envs])
 
     def _own_action(self, lane: int, action: Any) -> Any:
         space = self.envs[lane].action_space

@@ -8,7 +8,7 @@ from alenv.model import TaskModel
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer, Virtual, bucket
+from alenv.trainer import Job, Trainer, Virtual, bucket, wide_logits
 
 CLASSES, DIM = 4, 23
 NETS = {
@@ -92,3 +92,20 @@ def test_different_classes_features_and_sizes_share_nothing_but_the_call():
 def test_no_jobs_give_no_models():
     assert trainer().fit_many([]) == []
     assert isinstance(trainer().fit(job()), TaskModel)
+
+
+@pytest.mark.parametrize("dim", [2, 23, 64, 300])
+@pytest.mark.parametrize("classes", [2, 3, 10, 26])
+def test_logits_have_the_same_bits_for_one_head_and_for_many_whatever_the_rows(dim, classes):
+    models = []
+    for seed in range(20):
+        with Streams(seed).scoped("head"):
+            models.append(linear((dim,), classes))
+    h = torch.randn(700, dim, generator=Streams(0)("h"))
+    together = wide_logits(h, models)
+    rows = torch.randperm(700, generator=Streams(0)("rows"))
+    for place in (0, 7, 19):
+        assert torch.equal(wide_logits(h, [models[place]])[0], together[place])
+        torch.testing.assert_close(together[place], models[place](h).detach(), rtol=1e-4, atol=1e-5)
+        for count in (1, 2, 5, 16, 450):
+            assert torch.equal(wide_logits(h[rows[:count]], [models[place]])[0], together[place][rows[:count]])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alenv.metrics import ECE_BINS, classification, confusion
+from alenv.metrics import ECE_BINS, classification, classifications, confusion
 from alenv.streams import Streams
 
 NAMES = ["accuracy", "macro_f1", "balanced_accuracy", "nll", "ece"]
@@ -75,6 +75,14 @@ def test_metrics_agree_with_torchmetrics():
         assert found["balanced_accuracy"] == pytest.approx(float(recalls.mean()), rel=1e-5), name
         table = confusion(logits.argmax(1), targets, 6)
         assert torch.equal(table.long(), multiclass_confusion_matrix(logits, targets, 6)), name
+
+
+def test_a_model_has_the_same_numbers_alone_and_among_others():
+    logits, targets = (torch.stack(parts) for parts in zip(*map(case, CASES), strict=True))
+    groups = {"few": (0, 1), "rest": (2, 3, 4, 5)}
+    for together, name in zip(classifications(logits, targets, groups), CASES, strict=True):
+        assert together == classification(*case(name), groups)
+    assert classifications(logits[:, :0], targets[:, :0]) == [{}] * 4
 
 
 def test_confusion_counts_true_classes_in_rows():

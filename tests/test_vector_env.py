@@ -5,12 +5,14 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from alenv import library, toy
 from alenv.campaign import Plan
 from alenv.env import ActiveLearningEnv
+from alenv.nets.mlp import mlp
 from alenv.rewards import Gain
 from alenv.selectors.fixed import Fixed
 from alenv.vector_env import ActiveLearningVectorEnv
@@ -131,6 +133,20 @@ def test_one_training_serves_all_campaigns(monkeypatch):
     monkeypatch.setattr(env.envs[0].problem.trainer, "fit_many", lambda jobs: sizes.append(len(jobs)) or fit_many(jobs))
     history(env, sampled(env, 2), seed=0)
     assert sizes == [4, 4, 4]
+
+
+def test_shared_data_are_scored_with_one_product_and_others_one_by_one():
+    env = ActiveLearningVectorEnv(3, problems=toy_problem())
+    env.reset(seed=0)
+    models, campaigns = [lane.campaign.model for lane in env.envs], [lane.campaign for lane in env.envs]
+    for scores, model, campaign in zip(env._score([0, 1, 2], models), models, campaigns, strict=True):
+        outputs = campaign.trainer.outputs(model, campaign.task.inputs)
+        assert torch.equal(scores.logits, outputs.logits)
+        assert scores.test == campaign.trainer.evaluate(model, campaign.task.test)
+        assert scores.validation == campaign.trainer.evaluate(model, campaign.task.validation)
+    other = ActiveLearningVectorEnv(2, problems=replace(toy_problem(), net=lambda *_: mlp((toy.DIM,), toy.CLASSES, width=16)))
+    other.reset(seed=0)
+    assert other._score([0, 1], [lane.campaign.model for lane in other.envs]) == [None, None]
 
 
 def test_seeds_count_up_from_one_number_and_their_number_is_checked():
