@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from alenv import library, toy
 from alenv.campaign import Plan
 from alenv.env import ActiveLearningEnv
 from alenv.families import families, family, part, reduced
+from alenv.vector_env import ActiveLearningVectorEnv
 
 PLAN = Plan(initial=6, batch=5, rounds=2)
 
@@ -40,6 +42,16 @@ def test_campaigns_run_on_the_data_set_of_their_seed():
         env.reset(seed=seed)
         assert env.campaign.task.fingerprint() == made.task(seed).fingerprint()
         assert env.step(0)[0]["campaign"].shape == (16,)
+
+
+@pytest.mark.parametrize("spec", ["mixtures", "iris", {"dataset": "iris", "classes": 2}])
+def test_campaigns_stepped_together_are_what_they_are_alone(spec):
+    together = ActiveLearningVectorEnv(3, problems=drawn(spec))
+    steps = [together.reset(seed=5)[0], *(together.step(np.array(actions))[0] for actions in ([0, 1, 0], [1, 1, 0]))]
+    for lane, picks in enumerate(([0, 1], [1, 1], [0, 0])):
+        alone = ActiveLearningEnv(problem=drawn(spec))
+        for ours, theirs in zip(steps, [alone.reset(seed=5 + lane)[0], *(alone.step(pick)[0] for pick in picks)], strict=True):
+            assert all(np.array_equal(ours[key][lane], value) for key, value in theirs.items())
 
 
 def test_a_part_has_drawn_classes_in_a_drawn_order_and_as_many_examples_as_asked():
