@@ -63,8 +63,8 @@ def family(spec: Any, strategies: Any, plan: Plan, **given: Any) -> Family:
         given: see above.
     """
     options = dict(spec) if isinstance(spec, Mapping) and "dataset" in spec else {"dataset": spec}
-    for key in options:
-        library._check(key, KEYS, "key of tasks=[{dataset: ...}]")
+    for key in options.keys() - set(KEYS):
+        raise ValueError(f"unknown key of tasks=[{{dataset: ...}}] '{key}'{library.nearest(key, KEYS)}")
     dataset = options.pop("dataset")
     if _seeded(dataset):
         if options:

@@ -291,13 +291,13 @@ def weights_after(steps, feature, shuffled, count=8):
 @pytest.mark.slow
 @pytest.mark.parametrize(("feature", "best"), [(READS_PROBABILITIES, "margin"), (READS_EMBEDDINGS, "kmeans")])
 def test_ppo_finds_the_strategy_that_was_planted_as_best(feature, best):
-    weights = weights_after(1280, feature, shuffled=False)
+    weights = weights_after(960, feature, shuffled=False)
     assert weights[CANDIDATES.index(best)] > 0.5
 
 
 @pytest.mark.slow
 def test_ppo_learns_nothing_from_shuffled_rewards():
-    weights = weights_after(1280, READS_PROBABILITIES, shuffled=True)
+    weights = weights_after(960, READS_PROBABILITIES, shuffled=True)
     assert float((weights - 1 / 3).abs().max()) < 0.25
 
 
