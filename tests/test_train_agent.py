@@ -265,7 +265,8 @@ class Planted(VecEnvWrapper):
 
     def step_wait(self):
         self.last, _, done, infos = self.venv.step_wait()
-        paid = self.draw.permutation(self.paid) if self.shuffled else self.paid
+        # of lots of its own: among few campaigns a permutation leaves every action part of its reward
+        paid = self.draw.integers(0, 2, len(self.paid)).astype(np.float32) if self.shuffled else self.paid
         return self.last, paid, done, infos
 
 
@@ -273,12 +274,12 @@ CANDIDATES = ("uniform", "margin", "kmeans")
 READS_PROBABILITIES, READS_EMBEDDINGS = 1, 3
 
 
-def weights_after(steps, feature, shuffled, count=8):
+def weights_after(steps, feature, shuffled, count=8, seed=0):
     """Mean probability of each candidate after PPO has learned on generated tasks."""
     plan = Plan(initial=6, batch=5, rounds=4)
-    problems = families([{"name": "mixtures", "size": 100, "test": 10}], list(CANDIDATES), count, plan, 0, None, device="cpu")
+    problems = families([{"name": "mixtures", "size": 100, "test": 10}], list(CANDIDATES), count, plan, seed, None, device="cpu")
     env = Planted(vec_env(count, problems=problems, max_strategies=3), feature, shuffled)
-    settings = {"seed": 0, "hidden": 16, "steps": steps, "learner": {"learning_rate": 5e-3}}
+    settings = {"seed": seed, "hidden": 16, "steps": steps, "learner": {"learning_rate": 5e-3}}
     with Streams(0).scoped("learning"):
         learner = Sb3Learner("ppo", env, plan, settings, Scalars(), lambda _: None)
         learner.model.logger.output_formats.clear()
@@ -296,9 +297,10 @@ def test_ppo_finds_the_strategy_that_was_planted_as_best(feature, best):
 
 
 @pytest.mark.slow
-def test_ppo_learns_nothing_from_shuffled_rewards():
-    weights = weights_after(960, READS_PROBABILITIES, shuffled=True)
-    assert float((weights - 1 / 3).abs().max()) < 0.25
+def test_ppo_learns_nothing_from_rewards_that_ignore_its_actions():
+    """A single policy drifts; over seeds no strategy is favoured."""
+    weights = torch.stack([weights_after(480, READS_PROBABILITIES, shuffled=True, seed=seed) for seed in range(4)])
+    assert float((weights.mean(0) - 1 / 3).abs().max()) < 0.25
 
 
 # The command
