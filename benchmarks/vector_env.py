@@ -1,0 +1,145 @@
+"""What many campaigns at once cost: heads against scikit-learn, a step against single environments.
+
+    python benchmarks/vector_env.py [--campaigns 50] [--out FILE]
+
+CPU seconds of one thread, medians of three. "sklearn" is `LogisticRegression` on the same objective (a bias column under the same
+penalty), one fit after the other; "alone" is our own solver, one job a call. The step on default data buys by margin.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alenv.campaign import Plan
+from alenv.env import ActiveLearningEnv
+from alenv.nets.linear import linear
+from alenv.problem import Problem, assemble
+from alenv.streams import Streams
+from alenv.task import Examples, Source, number_ids
+from alenv.trainer import Job, Trainer
+from alenv.vector_env import ActiveLearningVectorEnv
+
+CLASSES = 10
+SUBCLUSTERS = 5  # of each class
+
+
+def cpu(work: Callable[[], Any], repeats: int = 3) -> float:
+    """Return the median CPU seconds of `work`."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds)
+
+
+def embeddings(n: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return unit-norm embeddings in clusters, and their classes; a tenth of the labels are wrong."""
+    centres = torch.randn(CLASSES * SUBCLUSTERS, dim, generator=Streams(0)("centres"))
+    draw = Streams(seed)("embeddings")
+    cluster = torch.randint(0, len(centres), (n,), generator=draw)
+    inputs = centres[cluster] + 2 * torch.randn(n, dim, generator=draw)
+    wrong = torch.rand(n, generator=draw) < 0.1
+    targets = torch.where(wrong, torch.randint(0, CLASSES, (n,), generator=draw), cluster % CLASSES)
+    return inputs / inputs.norm(dim=1, keepdim=True), targets
+
+
+def heads(count: int, dim: int, labels: int) -> str:
+    """Return one line: milliseconds a fit, many at once, alone, and by scikit-learn; accuracies."""
+    from sklearn.linear_model import LogisticRegression
+
+    sets = [embeddings(labels, dim, seed) for seed in range(count)]
+    trainer = Trainer(device="cpu")
+    jobs = [Job(lambda: linear((dim,), CLASSES), x, y, Streams(seed)) for seed, (x, y) in enumerate(sets)]
+    padded = [np.pad(x.numpy(), ((0, 0), (0, 1)), constant_values=1) for x, _ in sets]
+    few = max(1, count // 5)
+
+    def sklearn() -> list[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peers = [LogisticRegression(fit_intercept=False, max_iter=1000) for _ in range(few)]
+            return [peer.fit(x, y.numpy()) for peer, x, (_, y) in zip(peers, padded, sets, strict=False)]
+
+    together = cpu(lambda: trainer.fit_many(jobs)) / count
+    alone = cpu(lambda: [trainer.fit(job) for job in jobs[:few]]) / few
+    peer = cpu(sklearn) / few
+    x, y = embeddings(5000, dim, 10**6)
+    ours = [float((model(x).argmax(1) == y).float().mean()) for model in trainer.fit_many(jobs)[:few]]
+    theirs = [fit.score(np.pad(x.numpy(), ((0, 0), (0, 1)), constant_values=1), y.numpy()) for fit in sklearn()]
+    return (
+        f"| {dim} | {labels} | {1e3 * together:.2f} | {1e3 * alone:.2f} | {1e3 * peer:.2f} | {peer / together:.1f} | "
+        f"{alone / together:.1f} | {statistics.mean(ours):.4f} / {statistics.mean(theirs):.4f} |"
+    )
+
+
+def large(batch: int = 20) -> Problem:
+    """Return a pool of 10,000 x 128 and a test split of 10,000."""
+    x, y = embeddings(20_200, 128, 0)
+    ids = number_ids(len(x))
+    source = Source("clusters", *(Examples(x[part], y[part], ids[part]) for part in (slice(0, 10_200), slice(10_200, None))),
+                    tuple(map(str, range(CLASSES))))  # fmt: skip
+    return assemble(dataset=source, plan=Plan(100, batch, 5), validation=200, device="cpu")
+
+
+def step(count: int, problem: Problem | None, rounds: int = 5) -> str:
+    """Return one line: milliseconds a campaign-step, together and alone, and where they go."""
+    given: dict[str, Any] = {"device": "cpu"} if problem is None else {"problem": problem}
+    many = ActiveLearningVectorEnv(count, **({"device": "cpu"} if problem is None else {"problems": problem}))
+    action = list(many.envs[0].problem.strategies).index("margin")
+    spent = {"fit": 0.0, "scores": 0.0, "select": 0.0}
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            result = work(*args, **kwargs)
+            spent[name] += time.process_time() - start
+            return result
+
+        return run
+
+    many.reset(seed=0)
+    many._fit = timed("fit", many._fit)  # type: ignore[method-assign]
+    many._score = timed("scores", many._score)  # type: ignore[method-assign]
+    for env in many.envs:
+        env.ask = timed("select", env.ask)  # type: ignore[method-assign]
+    together = cpu(lambda: [many.step([action] * count) for _ in range(rounds)], 1) / rounds / count
+    one = ActiveLearningEnv(**given)
+    one.reset(seed=0)
+    alone = cpu(lambda: [one.step(action) for _ in range(rounds)], 1) / rounds
+    parts = ", ".join(f"{name} {1e3 * seconds / rounds / count:.2f}" for name, seconds in spent.items())
+    name = "digits, default" if problem is None else "10,000 x 128, test 10,000"
+    rest = 1e3 * (together - sum(spent.values()) / rounds / count)
+    return f"| {name} | {1e3 * together:.2f} | {1e3 * alone:.2f} | {1 / together:.0f} | {parts}, rest {rest:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--campaigns", type=int, default=50)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = [
+        f"{given.campaigns} linear heads, C = {CLASSES}, milliseconds a fit:", "",
+        "| D | labels | at once | alone | sklearn | sklearn / at once | alone / at once | accuracy, ours / sklearn |",
+        "|---|---|---|---|---|---|---|---|",
+        *(heads(given.campaigns, dim, labels) for dim in (384, 512) for labels in (100, 500, 2000)), "",
+        f"One step of {given.campaigns} campaigns, milliseconds a campaign:", "",
+        "| data | together | alone | campaign-steps a second | of these |", "|---|---|---|---|---|",
+        step(given.campaigns, None), step(given.campaigns, large()),
+    ]  # fmt: skip
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if given.out is not None:
+        given.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
