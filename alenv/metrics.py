@@ -9,7 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from alenv.ops import class_log_softmax, largest
+
 ECE_BINS = 15
+PIECE_ELEMENTS = 2**18  # logits looked at together: 1 MB, which stays in the cache
 
 
 def confusion(predictions: Int[Tensor, "*M n"], targets: Int[Tensor, "*M n"], num_classes: int) -> Float[Tensor, "*M C C"]:
@@ -43,9 +46,13 @@ def classifications(
     """Return `classification` of M models; each has the numbers it has alone."""
     if targets.shape[1] == 0:
         return [{} for _ in logits]
-    log_probs = logits.double().log_softmax(2)
-    highest = log_probs.max(2)
-    table = confusion(highest.indices, targets, logits.shape[2])
+    lanes = max(1, PIECE_ELEMENTS // logits[0].numel())
+    if len(logits) > lanes:
+        pieces = zip(logits.split(lanes), targets.split(lanes), strict=True)
+        return [found for some, truth in pieces for found in classifications(some, truth, groups)]
+    log_probs = class_log_softmax(logits)
+    highest, predictions = largest(log_probs)
+    table = confusion(predictions, targets, logits.shape[2])
     hits, true, predicted = table.diagonal(dim1=1, dim2=2), table.sum(2), table.sum(1)
     present, seen = true > 0, (true + predicted) > 0
     recall = hits / true.clamp(min=1)
@@ -53,8 +60,8 @@ def classifications(
         hits.sum(1) / targets.shape[1],
         (2 * hits / (true + predicted).clamp(min=1)).sum(1) / seen.sum(1),
         recall.sum(1) / present.sum(1),
-        -log_probs.gather(2, targets.unsqueeze(2)).squeeze(2).mean(1),
-        _calibration_error(highest.values.exp(), highest.indices == targets),
+        -log_probs.gather(1, targets.unsqueeze(1)).squeeze(1).double().mean(1),
+        _calibration_error(highest.double().exp(), predictions == targets),
     ], 1)  # fmt: skip
     names = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")
     found = [dict(zip(names, row, strict=True)) for row in values.tolist()]

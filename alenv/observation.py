@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from alenv.campaign import Campaign
+from alenv.ops import entropy, largest, top_two
 from alenv.strategy import ScoreStrategy, Strategy
 
 CAMPAIGN_FEATURES = (
@@ -82,14 +83,11 @@ def _campaign_row(campaign: Campaign) -> Array:
 def _pool_uncertainty(campaign: Campaign) -> list[float]:
     if len(campaign.round) == 0:
         return [1.0, 0.0, 1.0, 0.0, 0.0]
-    probs = campaign.round.probs
-    first = probs.max(1)
-    second = probs.scatter(1, first.indices[:, None], 0).max(1).values
-    classes = probs.shape[1]
-    entropy = torch.special.entr(probs).sum(1).mean() / math.log(classes)
-    spread = first.values.std(unbiased=False)
-    predicted = torch.bincount(first.indices, minlength=classes)
-    stats = torch.stack([first.values.mean(), spread, (first.values - second).mean(), entropy])
+    columns = campaign.round.probs.T.contiguous()  # (C, U): everything below runs along candidates
+    classes, (first, second), predictions = len(columns), top_two(columns.T), largest(columns)[1]
+    predicted = torch.bincount(predictions, minlength=classes)
+    unsure = entropy(columns.T).mean() / math.log(classes)
+    stats = torch.stack([first.mean(), first.std(unbiased=False), (first - second).mean(), unsure])
     return [*stats.tolist(), _entropy(predicted.double())]
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+NARROW = 16  # classes below which a CPU's rows are too short for its vectors: then work goes class by class
 PIECE_ELEMENTS = 2**20  # numbers of a piece that should stay in the cache: 4 MB of float32
 
 
@@ -17,18 +19,55 @@ def entropy(probs: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch"]:
     return probs.clamp(min=tiny).log_().mul_(probs).sum(-1).neg_()  # a third faster than torch.special.entr
 
 
+def softmax(logits: Float[Tensor, "n C"]) -> Float[Tensor, "n C"]:
+    """Return the probabilities of each row; a row's bits depend on nothing else. At C = 10 a tenth of `Tensor.softmax`'s time."""
+    if logits.shape[1] >= NARROW or not logits.is_cpu:
+        return logits.softmax(1)
+    return _whole_vectors(logits.T).softmax(0)[:, : len(logits)].T.contiguous()
+
+
+def class_log_softmax(logits: Float[Tensor, "*M n C"]) -> Float[Tensor, "*M C n"]:
+    """Return the log-probabilities of each row, class by class; a row's bits depend on nothing else."""
+    if logits.shape[-1] >= NARROW or not logits.is_cpu:
+        return logits.log_softmax(-1).mT
+    return _whole_vectors(logits.mT).log_softmax(-2)[..., : logits.shape[-2]]
+
+
+def _whole_vectors(columns: Float[Tensor, "*M C n"]) -> Float[Tensor, "*M C m"]:
+    """Return a copy padded to whole vectors: what is left over would take another path, with other bits."""
+    return F.pad(columns, (0, -columns.shape[-1] % 16))
+
+
+def largest(columns: Float[Tensor, "*M C n"]) -> tuple[Float[Tensor, "*M n"], Int[Tensor, "*M n"]]:
+    """Return the largest value over classes and the first class that has it: `max(-2)` in half its time."""
+    most, count = columns.amax(-2, keepdim=True), columns.shape[-2]
+    small = torch.int16 if count < 2**15 else torch.int64
+    after = torch.arange(count, 0, -1, dtype=small, device=columns.device).unsqueeze(1)  # C for the first class, 1 for the last
+    return most.squeeze(-2), count - ((columns == most).to(small) * after).amax(-2).long()
+
+
 def top_two(values: Float[Tensor, "n C"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Return the largest and the second largest value of each row.
 
-    By folding the columns in halves, in pieces that stay in the cache: `topk(2)` takes seven times as long at C = 100.
+    Class by class, or by folding the columns in halves, in pieces that stay in the cache: `topk(2)` takes seven times as long
+    at C = 100.
 
     Raises:
         ValueError: fewer than two columns.
     """
     if values.shape[1] < 2:
         raise ValueError(f"expected at least two classes, got {values.shape[1]}; a margin needs a runner-up")
-    pieces = [_folded(piece) for piece in values.split(max(1, PIECE_ELEMENTS // values.shape[1]))]
+    two = _by_class if values.shape[1] < NARROW else _folded
+    pieces = [two(piece) for piece in values.split(max(1, PIECE_ELEMENTS // values.shape[1]))]
     return torch.cat([first for first, _ in pieces]), torch.cat([second for _, second in pieces])
+
+
+def _by_class(values: Float[Tensor, "n C"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    one, other, *rest = values.T.contiguous()
+    first, second = torch.maximum(one, other), torch.minimum(one, other)
+    for column in rest:
+        first, second = torch.maximum(first, column), torch.maximum(second, torch.minimum(first, column))
+    return first, second
 
 
 def _folded(first: Float[Tensor, "n C"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
 from alenv.model import TaskModel, apply_heads
 from alenv.pool import OUTSIDE, Pool
+from alenv.ops import softmax
 from alenv.streams import Streams
 from alenv.trainer import Outputs
 
@@ -196,6 +197,12 @@ class Round:
             num_draws=num_draws, last=last, features=split, providers=providers,
             given={
                 "model": model, "pool": pool, "head": (model.linear.weight, model.linear.bias), "labeled_indices": labeled,
+        if logits is not None:
+            columns = functools.partial(logits.T.contiguous().index_select, 1)  # (C, U)
+            providers |= {
+                "logits": lambda round: columns(round.candidates).T.contiguous(),
+                "probs": lambda round: softmax(columns(round.candidates).T),
+            }
                 "within": within,
             },
         )  # fmt: skip
@@ -447,7 +454,7 @@ def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:
 
 # name -> ways to derive it: what it takes, and how
 _RULES: dict[str, Sequence[tuple[tuple[str, ...], Callable[..., Any]]]] = {
-    "probs": [(("logits",), lambda logits: logits.softmax(1))],
+    "probs": [(("logits",), softmax)],
     "logits": [
         (("embeddings", "head"), lambda h, head: h @ head[0].T + head[1]),
         (("given_probs",), lambda probs: probs.log()),
@@ -471,3 +478,5 @@ def _require_numbers(name: str, values: Tensor) -> None:
             f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; "
             "training diverged: lower trainer.lr or look at the inputs"
         )
+    if not bool(values.sum().isnan()):
+        return

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from alenv.campaign import Campaign
@@ -63,9 +63,9 @@ class Scorer:
         train = wide_logits(self._seen(problem.source.train, models[0], problem), models)
         held = problem.source.test
         test = train if held is None else wide_logits(self._seen(held, models[0], problem), models)
-        pools = [logits[row.pool] for logits, row in zip(train, rows, strict=True)]
-        held_out = [(logits[row.validation], row.validation_targets) for logits, row in zip(train, rows, strict=True)]
-        tested = [(logits[row.test], row.test_targets) for logits, row in zip(test, rows, strict=True)]
+        pools = [_rows(logits, row.pool) for logits, row in zip(train, rows, strict=True)]
+        held_out = [(_rows(logits, row.validation), row.validation_targets) for logits, row in zip(train, rows, strict=True)]
+        tested = [(_rows(logits, row.test), row.test_targets) for logits, row in zip(test, rows, strict=True)]
         return map(Scores, pools, _metrics(held_out, [{}] * len(rows)), _metrics(tested, [task.groups for task in tasks]))
 
     def _seen(self, examples: Examples, model: TaskModel, problem: Problem) -> Tensor:
@@ -85,10 +85,15 @@ class Scorer:
         return self._rows[task]
 
 
+def _rows(logits: Float[Tensor, "n C"], rows: Int[Tensor, " r"]) -> Float[Tensor, "r C"]:
+    """Return some rows of what lies in memory class by class, likewise."""
+    return logits.T.index_select(1, rows).T
+
+
 def _metrics(given: Sequence[tuple[Tensor, Tensor]], groups: Sequence[Mapping[str, Sequence[int]]]) -> list[dict[str, float]]:
     """Return the metrics of (logits, targets), at once where sizes agree."""
     if len({len(targets) for _, targets in given}) == 1 and all(group == groups[0] for group in groups):
-        return classifications(torch.stack([logits for logits, _ in given]), torch.stack([t for _, t in given]), groups[0])
+        return classifications(torch.stack([logits.T for logits, _ in given]).mT, torch.stack([t for _, t in given]), groups[0])
     pairs = zip(given, groups, strict=True)
     return [classifications(logits.unsqueeze(0), targets.unsqueeze(0), group)[0] for (logits, targets), group in pairs]
 

@@ -393,16 +393,16 @@ def _batches(
 
 @torch.no_grad()
 def wide_logits(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> list[Float[Tensor, "n C"]]:
-    """Return the logits of linear heads on the same features, from products of many columns.
+    """Return the logits of linear heads on the same features, from products of many columns; class by class in memory.
 
     Never of fewer than 16 rows or columns, for which MKL has other kernels: so the bits do not depend on how many models there
     are, nor on which other rows.
     """
     sizes = [model.num_outputs for model in models]
     weight = F.pad(torch.cat([model.linear.weight for model in models]), (0, 0, 0, -sum(sizes) % 16))
-    wide = F.pad(h, (0, 0, 0, max(0, 16 - len(h)))) @ weight.T
-    parts = wide[: len(h), : sum(sizes)].split(sizes, 1)
-    return [part + model.linear.bias for part, model in zip(parts, models, strict=True)]
+    wide = weight @ F.pad(h, (0, 0, 0, max(0, 16 - len(h)))).T
+    parts = wide[: sum(sizes), : len(h)].split(sizes)
+    return [(part + model.linear.bias.unsqueeze(1)).T for part, model in zip(parts, models, strict=True)]
 
 
 def bucket(count: int) -> int:
