@@ -14,12 +14,12 @@ from alenv.durable import write_atomically
 TENSOR = "__tensor__"
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+def save_state(path: Path, state: dict[str, Any], sync: bool = True) -> None:
     """Replace `path` by `state`: nested dicts and lists of tensors, numbers, strings, booleans and None. Atomic."""
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_packed(state, "", tensors))
     tensors = tensors or {"": torch.zeros(0)}  # the format wants at least one
-    write_atomically(path, save(tensors, {"state": header}))
+    write_atomically(path, save(tensors, {"state": header}), sync)
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from alenv.grid import Cell
+
+if TYPE_CHECKING:
+    from alenv.task import Source
 
 TAIL = 12  # lines of a failed cell's log that are shown
 
@@ -69,6 +72,7 @@ class Inline(Executor):
 
     def run(self, cells: Sequence[Cell], root: Path) -> Iterator[Event]:
         """See `Executor`."""
+        sources = Sources()
         kin: dict[tuple[str, str], list[Cell]] = {}
         for cell in cells:
             kin.setdefault((cell.task, cell.policy) if self.lanes > 1 else ("", ""), []).append(cell)
@@ -76,7 +80,8 @@ class Inline(Executor):
             for first in range(0, len(group), self.lanes):
                 together = group[first : first + self.lanes]
                 yield from (Event(cell, "started") for cell in together)
-                reasons = _side_by_side(together, root) if len(together) > 1 else [attempt(together[0], root)]
+                several = len(together) > 1
+                reasons = _side_by_side(together, root, sources) if several else [attempt(together[0], root, sources)]
                 yield from map(_outcome, together, reasons)
 
 
@@ -212,13 +217,31 @@ class Slurm(Executor):
                 job.cancel()
 
 
-def attempt(cell: Cell, root: Path) -> str | None:
+class Sources:
+    """The data set that was read last: runs on the same one share it."""
+
+    def __init__(self) -> None:
+        self._content: Any = None
+        self._source: Source
+
+    def of(self, cell: Cell) -> "Source":
+        """Return the data set of `cell`."""
+        from alenv import library
+
+        content = cell.config["dataset"]
+        if self._content != content:
+            self._content, self._source = None, library.build("dataset", content)
+            self._content = content
+        return self._source
+
+
+def attempt(cell: Cell, root: Path, sources: Sources | None = None) -> str | None:
     """Compute a cell with one CPU thread, its output and warnings in `log.txt` of its directory; return why it failed, if so."""
     log = _log(cell, root)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            _compute(cell, root)
+            _compute(cell, root, sources or Sources())
         except Exception:  # whatever it is, the others go on
             traceback.print_exc()
             file.flush()
@@ -235,7 +258,7 @@ def tail(cell: Cell, root: Path) -> str:
     return "".join(f"{line}\n" for line in lines[-TAIL:])
 
 
-def _compute(cell: Cell, root: Path) -> None:
+def _compute(cell: Cell, root: Path, sources: Sources) -> None:
     import torch
 
     from alenv.runner import Runner
@@ -243,12 +266,12 @@ def _compute(cell: Cell, root: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # sums over several threads round differently: one everywhere, or results depend on the machine
     try:
-        Runner.of(cell.config, cell.directory(root)).run()
+        Runner.of(cell.config, cell.directory(root), source=sources.of(cell)).run()
     finally:
         torch.set_num_threads(before)
 
 
-def _side_by_side(cells: Sequence[Cell], root: Path) -> list[str | None]:
+def _side_by_side(cells: Sequence[Cell], root: Path, sources: Sources) -> list[str | None]:
     """Compute cells of one policy in lanes; return why each failed, if it did."""
     from alenv import library
     from alenv.lanes import LaneTrainer, run_lanes
@@ -258,7 +281,7 @@ def _side_by_side(cells: Sequence[Cell], root: Path) -> list[str | None]:
 
     def errand(cell: Cell, trainer: LaneTrainer) -> None:
         try:
-            Runner.of(cell.config, cell.directory(root), trainer=trainer).run()
+            Runner.of(cell.config, cell.directory(root), trainer=trainer, source=sources.of(cell)).run()
             reasons[cell.name] = None
         except Exception:  # whatever it is, the others go on
             _log(cell, root).parent.mkdir(parents=True, exist_ok=True)
@@ -319,11 +342,12 @@ class _Worker:
 def _work(pipe: Connection) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything reads it
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    sources = Sources()
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             cell, root = pipe.recv()
             with _descriptors(_log(cell, root)):
-                reason = attempt(cell, root)
+                reason = attempt(cell, root, sources)
             pipe.send(reason)
 
 

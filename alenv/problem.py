@@ -75,9 +75,16 @@ class Problem:
         return len(self.setting(self.source, self.validation, Streams(0)).pool)
 
     def task(self, seed: int) -> Task:
-        """Return the task of one seed, on the trainer's device."""
-        split = self.setting(self.source, self.validation, Streams(seed))
-        return Task.build(self.source, split, self.setting_name, self.trainer.device)
+        """Return the task of one seed, on the trainer's device; the last one is kept."""
+        if seed not in self._tasks:
+            self._tasks.clear()
+            split = self.setting(self.source, self.validation, Streams(seed))
+            self._tasks[seed] = Task.build(self.source, split, self.setting_name, self.trainer.device)
+        return self._tasks[seed]
+
+    @functools.cached_property
+    def _tasks(self) -> dict[int, Task]:
+        return {}
 
     def make_net(self, task: Task, num_outputs: int | None = None) -> TaskModel:
         """Return an untrained task model, or a companion of it with `num_outputs` outputs."""

@@ -1,7 +1,7 @@
 """One line of a learning curve."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -43,7 +43,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; numbers that JSON cannot hold become null."""
-        return _jsonable(asdict(self))
+        return _jsonable(vars(self))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Record":

@@ -27,11 +27,13 @@ from alenv.record import Record, area_under_curve
 from alenv.rundir import RunDirectory, config_hash
 from alenv.selector import Context, Selector, Transition
 from alenv.streams import Streams
+from alenv.task import Source
 from alenv.trainer import Trainer
 
 if TYPE_CHECKING:
     import pandas
 
+SYNC_SECONDS = 1.0  # what a power cut (not a kill) may cost of finished rounds; bought labels are always on disk
 VERSIONS = ("torch", "gymnasium", "numpy", "scikit-learn", "stable-baselines3", "hydra-core", "transformers")
 
 
@@ -120,11 +122,12 @@ class Runner:
     @classmethod
     def of(
         cls, config: Mapping[str, Any], directory: str | Path | None = None, callbacks: Sequence[Callback] = (),
-        trainer: Trainer | None = None,
+        trainer: Trainer | None = None, source: Source | None = None,
     ) -> "Runner":  # fmt: skip
         """Build a runner from a resolved configuration (the keys of `configs/train.yaml`; things as names or mappings).
 
-        `trainer` takes the place of the configured one, which it must equal in all but where it computes.
+        `trainer` takes the place of the configured one, which it must equal in all but where it computes; `source` is the
+        configured data set where somebody has read it already.
         """
         selector: Selector = library.build("selector", config.get("selector", "autoal"))
         budget, stop = config.get("budget", {}), config.get("stop", {})
@@ -135,7 +138,8 @@ class Runner:
             raise ValueError(f"expected seed to be a whole number, got {config['seed']!r}")
         plan = Plan(**budget, draws=config.get("draws", 10), stop_accuracy=stop.get("accuracy"))
         problem = assemble(
-            dataset=config.get("dataset", "digits"), setting=config.get("setting", "standard"), net=config.get("net", "linear"),
+            dataset=source or config.get("dataset", "digits"), setting=config.get("setting", "standard"),
+            net=config.get("net", "linear"),
             trainer=trainer or config.get("trainer", "default"), oracle=config.get("oracle", "simulated"), plan=plan,
             strategies=selector.candidates if selector.candidates is not None else config.get("strategies", "autoal7"),
             reward=config.get("reward") or selector.reward or "gain", device=config.get("device", "auto"),
@@ -175,6 +179,7 @@ class Runner:
             for callback in self.callbacks:
                 callback.end(run)
             if self.directory is not None:
+                append_lines(self.directory.rounds, ())  # all of it is on disk before the summary says so
                 write_atomically(self.directory.summary, json.dumps(run.summary, indent=2, allow_nan=False) + "\n")
             return run
         finally:
@@ -183,6 +188,7 @@ class Runner:
 
     def _start(self) -> tuple[Any, float]:
         """Reset, or resume from the checkpoint; return the observation and the seconds spent before."""
+        self._synced = time.monotonic()
         state = self._saved()
         if self.directory is not None:
             self._put_ledger()
@@ -223,8 +229,10 @@ class Runner:
         campaign = self.env.campaign
         record = campaign.records[-1] = replace(record, selector=logged, seconds=_seconds(campaign.clock.take()))
         if self.directory is not None:
-            append_lines(self.directory.rounds, [record.to_json()])
-            save_state(self.directory.checkpoint, self._state())
+            sync = time.monotonic() - self._synced >= SYNC_SECONDS
+            append_lines(self.directory.rounds, [record.to_json()], sync)
+            save_state(self.directory.checkpoint, self._state(), sync)
+            self._synced = time.monotonic() if sync else self._synced
         for callback in self.callbacks:
             callback.round(record, campaign)
 
@@ -240,7 +248,7 @@ class Runner:
     def _saved(self) -> dict[str, Any] | None:
         if self.directory is None or not self.directory.checkpoint.exists():
             if self.directory is not None:
-                rewrite_lines(self.directory.rounds, [])
+                rewrite_lines(self.directory.rounds, [], sync=False)
             return None
         state = load_state(self.directory.checkpoint, self.problem.trainer.device)
         if state["seed"] != self.seed:

@@ -109,3 +109,14 @@ def test_lines_and_replacements_are_on_disk_before_the_call_returns(tmp_path: Pa
     assert synced == [path.stat().st_ino]
     rewrite_lines(path, LINES)
     assert synced[1:] == [path.stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_what_need_not_wait_for_the_disk_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise AssertionError(f"waited for {descriptor}")
+
+    monkeypatch.setattr(durable.os, "fsync", refuse)
+    path = tmp_path / "rounds.jsonl"
+    rewrite_lines(path, LINES[:1], sync=False)
+    append_lines(path, LINES[1:], sync=False)
+    assert read_lines(path) == LINES

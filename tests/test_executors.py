@@ -89,6 +89,23 @@ def test_lanes_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert sizes == [3, 3, 3], "rounds 0 to 2"
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_data_set_is_read_once_for_all_of_its_runs(lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    build = library.build
+
+    def counted(group: str, name: Any, **overrides: Any) -> Any:
+        if group == "dataset" and isinstance(name, dict):
+            read.append(name["table"])
+        return build(group, name, **overrides)
+
+    monkeypatch.setattr(library, "build", counted)
+    cells = grid(datasets=["wine", "iris"], seeds=2)
+    run(Inline(lanes=lanes), sorted(cells, key=lambda cell: cell.task), tmp_path)
+    assert read == ["iris", "wine"]
+    assert all(cell.finished(tmp_path) for cell in cells)
+
+
 DEADLY = """
 import os, pathlib, signal
 from alenv.strategy import ScoreStrategy

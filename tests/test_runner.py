@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -441,7 +442,7 @@ def test_stopping_by_accuracy_needs_a_validation_split() -> None:
 
 def test_a_run_stops_after_the_round_that_passes_its_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ticks = iter(range(0, 1000, 10))
-    monkeypatch.setattr("alenv.runner.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr("alenv.runner.time", SimpleNamespace(perf_counter=lambda: next(ticks), monotonic=float))
     run = Runner.of(a_config(stop={"accuracy": None, "seconds": 25}), tmp_path).run()  # starts at 0, looks at 10, 20 and 30
     assert [r.round for r in run.rounds] == [0, 1, 2]
     assert (tmp_path / "summary.json").exists()
@@ -523,3 +524,28 @@ def test_a_directory_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot be written .*hydra\.run\.dir="):
         Runner.of(a_config(), tmp_path / "file" / "run")
+
+
+# What waits for the disk
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc (Linux)")
+def test_every_purchase_waits_for_the_disk_and_quick_rounds_wait_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: Counter[str] = Counter()
+
+    def watched(descriptor: int) -> None:
+        waited[Path(f"/proc/self/fd/{descriptor}").readlink().name.strip(".")] += 1
+
+    monkeypatch.setattr("alenv.durable.os", SimpleNamespace(**vars(os) | {"fsync": watched}))
+    monkeypatch.setattr("alenv.runner.SYNC_SECONDS", 1e9)
+    Runner.of(a_config("fixed"), tmp_path / "quick").run()
+    assert waited["purchases.jsonl"] == BUDGET["rounds"] + 1
+    assert waited["rounds.jsonl"] == 1, "before the summary"
+    assert not waited["state.safetensors.tmp"]
+    waited.clear()
+    monkeypatch.setattr("alenv.runner.SYNC_SECONDS", 0)
+    Runner.of(a_config("fixed"), tmp_path / "slow").run()
+    assert waited["purchases.jsonl"] == waited["state.safetensors.tmp"] == BUDGET["rounds"] + 1
+    assert waited["rounds.jsonl"] == BUDGET["rounds"] + 2
