@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 HISTORY = 8
 LINE = 16  # numbers: rows and columns are padded to whole cache lines, so that a problem's bits do not depend on its place
+LANDMARKS = 128  # examples that tell enough of the curvature where the prior outweighs most of it
 CURVATURE = 0.7  # what C p (1 - p) is taken for where a problem is preconditioned
 ROUNDING = 8  # units of the last place that sums may be off by
 SHRINK = 0.75  # problems that are done are dropped when at most this share of those in the batch is left
@@ -27,10 +28,10 @@ def fit_softmax(
     """Return the maximum a posteriori weights and biases (last column) of M softmax regressions.
 
     Minimises sum_i w_i CE(y_i, W h_i + b) + prior_precision / 2 (||W||^2 + ||b||^2) with L-BFGS (Liu & Nocedal 1989), each
-    problem with its own steps and backtracking; the bias shares the prior so that the optimum is unique. Where n <= D / 2,
-    features are replaced by the Cholesky factor of their Gram matrix: the same problem with n columns. L-BFGS starts from the
-    inverse of A = k H^T diag(w) H + prior I, one matrix for all classes, which saves a half to five sixths of the iterations.
-    On CPU a problem's result does not depend on the others, bit by bit.
+    problem with its own steps and backtracking; the bias shares the prior so that the optimum is unique. L-BFGS starts from the
+    inverse of A = k H^T diag(w) H + prior I, one matrix for all classes, which saves a half to five sixths of the iterations;
+    where the prior outweighs most of it, a part of the examples stands for A, and where n <= D / 2, thetas are combinations of
+    the examples and all is n wide. On CPU a problem's result does not depend on the others, bit by bit.
 
     Args:
         features: head inputs.
@@ -44,55 +45,122 @@ def fit_softmax(
     if prior_precision <= 0:
         raise ValueError(f"expected prior_precision > 0, got {prior_precision}; without a prior separable data have no optimum")
     rows, width = targets.shape[1], features.shape[2] + 1
-    h = F.pad(F.pad(features, (0, 1), value=1.0), (0, -width % LINE, 0, -rows % LINE))
-    weights = F.pad(weights, (0, -rows % LINE))
+    h = features.new_zeros(len(features), rows + -rows % LINE, width + -width % LINE)
+    h[:, :rows, : width - 1], h[:, :rows, width - 1] = features, 1.0
+    root = F.pad(weights, (0, -rows % LINE)).sqrt().unsqueeze(1)
     targets = F.pad(targets, (0, 0, 0, -rows % LINE)).mT.contiguous()  # (M, C, n)
-    gram = _gram_factor(h) if 2 * h.shape[1] <= h.shape[2] else None
-    columns = h if gram is None else gram.to(h.dtype)
-    objective = _Objective(columns, targets, weights, prior_precision)
-    inverse = _preconditioner(columns, weights, prior_precision, CURVATURE / targets.shape[1])
-    theta = _minimize(objective, inverse, tolerance, max_iterations)
-    if gram is not None:
-        theta = torch.linalg.solve_triangular(gram, theta.double(), upper=False, left=False).to(h.dtype) @ h
-    return theta[:, :, :width]
+    given = (h, targets, root, torch.full_like(root[:, :, :1], prior_precision))
+    thetas = h.new_empty(*targets.shape[:2], h.shape[2])
+    sizable = min(h.shape[1:]) >= 2 * LANDMARKS
+    flat = _flat(*given) if sizable else torch.zeros(len(h), dtype=torch.bool, device=h.device)
+    for kind, chosen in ((_Landmarks, flat), (_Dual if 2 * h.shape[1] <= h.shape[2] else _Primal, ~flat)):
+        lanes = torch.nonzero(chosen).flatten()
+        if len(lanes):
+            problems = kind.of(*(given if len(lanes) == len(h) else (part[lanes] for part in given)))
+            thetas[lanes] = problems.weights(_minimize(problems, tolerance, max_iterations))
+    return thetas[:, :, :width]
 
 
-def _gram_factor(h: Float[Tensor, "M n E"]) -> Float[Tensor, "M n n"]:
-    """Return the lower Cholesky factor of H H^T."""
-    h = h.double()
-    gram = h @ h.mT
-    return torch.linalg.cholesky(gram + _diagonal(1e-12 * _trace(gram), gram.shape[1]))
+def _flat(h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> Bool[Tensor, " M"]:
+    """Return where the prior outweighs the data in most directions: there a part of the examples tells enough of A."""
+    sizes = torch.linalg.vector_norm(h, dim=2) * root.squeeze(1)
+    return CURVATURE / targets.shape[1] * sizes.square().sum(1) <= prior.flatten() * h.shape[2]
 
 
-def _preconditioner(
-    h: Float[Tensor, "M n P"], weights: Float[Tensor, "M n"], prior: float, curvature: float
-) -> Float[Tensor, "M P P"]:
-    """Return the inverse of A; it need not be exact."""
-    second = h.mT @ (h * (curvature * weights).unsqueeze(2))
-    ridge = prior + ROUNDING * torch.finfo(h.dtype).eps * _trace(second)
-    return torch.cholesky_inverse(torch.linalg.cholesky(second + _diagonal(ridge, second.shape[1])))
+class _Problems(NamedTuple):
+    """M penalised log-likelihoods; called with parameters, they return values, gradients and what steers by them.
+
+    Attributes:
+        h: (M, n, P) features, or whatever a subclass computes logits from.
+        targets: (M, C, n).
+        root: (M, 1, n) square roots of the sample weights.
+        prior: (M, 1, 1) its precision.
+        inverse: (M, P, P) of the preconditioner's matrix, or of what stands for it.
+        rows: landmarks, where the preconditioner has some.
+    """
+
+    h: Float[Tensor, "M n P"]
+    targets: Float[Tensor, "M C n"]
+    root: Float[Tensor, "M 1 n"]
+    prior: Float[Tensor, "M 1 1"]
+    inverse: Float[Tensor, "M s s"]
+    rows: Float[Tensor, "M m P"]
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the values (M,), the gradients and the gradients times A^-1."""
+        loss, residual = self.likelihood(theta @ self.h.mT)
+        gradient = (residual * self.root) @ self.h + self.prior * theta
+        return loss + 0.5 * self.prior.flatten() * _dot(theta, theta), gradient, self.steered(gradient)
+
+    def steered(self, gradient: Float[Tensor, "M C P"]) -> Float[Tensor, "M C P"]:
+        """Return a gradient times A^-1."""
+        return gradient @ self.inverse
+
+    def weights(self, theta: Tensor) -> Float[Tensor, "M C P"]:
+        """Return parameters as weights of the features."""
+        return theta
+
+    def likelihood(self, logits: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, " M"], Float[Tensor, "M C n"]]:
+        """Return the weighted cross-entropies and the residuals p - y, times the root of the weights."""
+        log_probs = torch.log_softmax(logits, dim=1)
+        loss = -(self.targets * log_probs * self.root.square()).flatten(1).sum(1)
+        return loss, (log_probs.exp() - self.targets) * self.root
 
 
-class _Objective:
-    """Value (M,) and gradient (M, C, P) of the penalised log-likelihood."""
+class _Primal(_Problems):
+    """Steered by A itself."""
 
-    def __init__(self, h: Tensor, targets: Tensor, weights: Tensor, prior: float) -> None:
-        self.h, self.targets, self.weights, self.prior = h, targets, weights, prior
+    @classmethod
+    def of(cls, h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> "_Primal":
+        """Return the problems, with the inverse of A = k H^T diag(w) H + prior I."""
+        scaled = h * root.mT
+        return cls(h, targets, root, prior, _ridge_inverse(CURVATURE / targets.shape[1] * scaled.mT @ scaled, prior), h[:, :0])
 
-    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = torch.log_softmax(theta @ self.h.mT, dim=1)  # (M, C, n)
-        weights = self.weights.unsqueeze(1)
-        loss = -(self.targets * log_probs * weights).flatten(1).sum(1)
-        residual = (log_probs.exp() - self.targets) * weights
-        return loss + 0.5 * self.prior * _dot(theta, theta), residual @ self.h + self.prior * theta
 
-    def some(self, lanes: Tensor) -> "_Objective":
-        """Return the objective of some of the problems."""
-        return _Objective(self.h[lanes], self.targets[lanes], self.weights[lanes], self.prior)
+class _Landmarks(_Problems):
+    """Steered by what every few examples, R, tell of A: A^-1 = (I - R^T (R R^T + prior I)^-1 R) / prior (Woodbury)."""
+
+    @classmethod
+    def of(cls, h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> "_Landmarks":
+        """Return the problems, with R, weighted for all examples, and the inverse of R R^T + prior I."""
+        count = min(max(LANDMARKS, h.shape[1] // 8), h.shape[2] // 2)
+        every = h.shape[1] // count
+        some = root[:, :, ::every]
+        share = root.square().sum(2, keepdim=True) / some.square().sum(2, keepdim=True).clamp(min=1e-30)
+        rows = h[:, ::every] * some.mT * (CURVATURE / targets.shape[1] * share).sqrt()
+        return cls(h, targets, root, prior, _ridge_inverse(rows @ rows.mT, prior), rows)
+
+    def steered(self, gradient: Tensor) -> Tensor:
+        return (gradient - ((gradient @ self.rows.mT) @ self.inverse) @ self.rows) / self.prior
+
+
+class _Dual(_Problems):
+    """Parameters are the coefficients a (M, C, n) of theta = a diag(w)^(1/2) H; `h` is K = diag(w)^(1/2) H H^T diag(w)^(1/2).
+
+    The gradient in theta is u diag(w)^(1/2) H with u = (p - y) diag(w)^(1/2) + prior a. With moves given by coefficients and
+    gradients by u K, plain sums of products are inner products in theta, and u (k K + prior I)^-1 are the coefficients of the
+    preconditioned gradient: L-BFGS takes the steps that it takes on theta.
+    """
+
+    @classmethod
+    def of(cls, h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> "_Dual":
+        """Return the problems, with the inverse of k K + prior I; `rows` are those of H."""
+        gram = (h @ h.mT).mul_(root).mul_(root.mT)
+        return cls(gram, targets, root, prior, _ridge_inverse(CURVATURE / targets.shape[1] * gram, prior), h)
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the values, u K and u (k K + prior I)^-1."""
+        scaled = theta @ self.h  # logits times the root of the weights
+        loss, residual = self.likelihood(scaled / self.root.clamp(min=1e-30))
+        u = residual + self.prior * theta
+        return loss + 0.5 * self.prior.flatten() * _dot(theta, scaled), u @ self.h, u @ self.inverse
+
+    def weights(self, theta: Tensor) -> Tensor:
+        return (theta * self.root) @ self.rows
 
 
 class _State(NamedTuple):
-    """Where M problems stand; `steered` is the gradient times the preconditioner, `floor` what small values count as."""
+    """Where M problems stand; `floor` is what small values count as."""
 
     lanes: Tensor
     theta: Tensor
@@ -101,16 +169,15 @@ class _State(NamedTuple):
     steered: Tensor
     length: Tensor
     floor: Tensor
-    inverse: Tensor
     done: Tensor
 
 
-def _minimize(objective: _Objective, inverse: Float[Tensor, "M P P"], tolerance: float, most: int) -> Float[Tensor, "M C P"]:
+def _minimize(problems: _Problems, tolerance: float, most: int) -> Float[Tensor, "M C P"]:
     """Return the minima."""
-    theta = inverse.new_zeros(len(inverse), objective.targets.shape[1], inverse.shape[2])
-    value, gradient = objective(theta)
-    lanes, floor = torch.arange(len(inverse), device=theta.device), 1e-3 * objective.weights.sum(1)
-    at = _State(lanes, theta, value, gradient, gradient @ inverse, torch.ones_like(value), floor, inverse, lanes < 0)
+    theta = problems.h.new_zeros(len(problems.h), problems.targets.shape[1], problems.h.shape[2])
+    lanes, floor = torch.arange(len(theta), device=theta.device), 1e-3 * problems.root.square().sum((1, 2))
+    value, gradient, steered = problems(theta)
+    at = _State(lanes, theta, value, gradient, steered, torch.ones_like(value), floor, lanes < 0)
     found, history, rounding = theta.clone(), _History(theta), ROUNDING * torch.finfo(theta.dtype).eps
     for iteration in range(most):
         direction = history.direction(at.steered)
@@ -122,11 +189,10 @@ def _minimize(objective: _Objective, inverse: Float[Tensor, "M P P"], tolerance:
                 break
             if len(left) <= SHRINK * len(slope):
                 found[at.lanes] = at.theta
-                at, objective, history = _State(*(part[left] for part in at)), objective.some(left), history.some(left)
-                direction, slope = direction[left], slope[left]
+                at, problems = _State(*(part[left] for part in at)), type(problems)(*(part[left] for part in problems))
+                history, direction, slope = history.some(left), direction[left], slope[left]
         move = _lanes(-at.length) * direction
-        value, gradient = objective(at.theta + move)
-        steered = gradient @ at.inverse
+        value, gradient, steered = problems(at.theta + move)
         # Armijo's condition, with the slack that rounding needs; a problem that fails it stays and tries half the step next time
         slack = rounding * at.value.maximum(at.floor)
         taken = (value <= at.value - 1e-4 * at.length * slope + slack) & ~at.done
@@ -201,6 +267,12 @@ class _History:
         both = torch.empty_like(q)
         both[:, order], both[:, HISTORY + order] = first, -scale * v
         return scale.to(steered.dtype) * steered + (both.mT.to(steered.dtype) @ self.pairs).view_as(steered)
+
+
+def _ridge_inverse(matrices: Float[Tensor, "M s s"], prior: Float[Tensor, "M 1 1"]) -> Float[Tensor, "M s s"]:
+    """Return the inverse of positive semidefinite matrices + prior I; it need not be exact."""
+    ridge = prior.flatten() + ROUNDING * torch.finfo(matrices.dtype).eps * _trace(matrices)
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrices + _diagonal(ridge, matrices.shape[1])))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

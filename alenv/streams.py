@@ -43,17 +43,28 @@ class Streams:
 
         Only for library code that knows no other randomness: weight initialisation, transformers, Stable-Baselines3.
         """
+        with preserved(self.device):
+            self.seed_globals(name, round)
+            yield
+
+    def seed_globals(self, name: str, round: int = 0) -> None:
+        """Seed the global generators and leave them so; for many short draws inside one `preserved` block."""
         key = self.key(name, round)
-        python, numpy = random.getstate(), np.random.get_state()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.default_generator.manual_seed(key)
-            if devices:
-                torch.cuda.manual_seed_all(key)
-            random.seed(key)
-            np.random.set_state(np.random.RandomState(key % 2**32).get_state())
-            try:
-                yield
-            finally:
-                random.setstate(python)
-                np.random.set_state(numpy)
+        torch.default_generator.manual_seed(key)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(key)
+        random.seed(key)
+        np.random.seed(key % 2**32)
+
+
+@contextmanager
+def preserved(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Restore the global generators (python, numpy, torch) after the block."""
+    device = torch.device(device)
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -18,12 +18,12 @@ from alenv.heads import Head, HeadBatch
 from alenv.memory import in_blocks
 from alenv.metrics import classification
 from alenv.model import Laplace, TaskModel
-from alenv.streams import Streams
+from alenv.streams import Streams, preserved
 from alenv.task import Augmentation, Examples
 
 SMALL_NET = 500_000  # parameters
 ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
-CACHE_ELEMENTS = 2**21  # numbers of the features of linear heads that are fitted together: 8 MB of float32
+CACHE_ELEMENTS = 2**20  # numbers of the features of linear heads that are fitted together: 4 MB of float32
 
 
 class Virtual(NamedTuple):
@@ -142,14 +142,16 @@ class Trainer:
 
         Linear heads are fitted together, those of like size as one batch.
         """
-        models = [self._fresh(job) for job in jobs]
+        with preserved(self.device):
+            models = [self._fresh(job) for job in jobs]
         convex = [place for place, model in enumerate(models) if model.solver != "sgd"]
         if convex:
             with self.threads(models[convex[0]]):
                 self._fit_convex([models[place] for place in convex], [jobs[place] for place in convex])
         for place, job in enumerate(jobs):
-            with self.threads(models[place]):
-                models[place] = self._descended(models[place], job)
+            if models[place].solver != "lbfgs" or len(models[place].aux):
+                with self.threads(models[place]):
+                    models[place] = self._descended(models[place], job)
         return [model.eval().requires_grad_(False) for model in models]
 
     @contextlib.contextmanager
@@ -171,7 +173,8 @@ class Trainer:
 
     def restore(self, job: Job, state: dict[str, Tensor]) -> TaskModel:
         """Rebuild the model that `fit(job)` returned from its state dict, noise included."""
-        model = self._fresh(job)
+        with preserved(self.device):
+            model = self._fresh(job)
         model.load_state_dict(state)
         if model.solver == "lbfgs":
             inputs, _, weights = job.examples(model.num_outputs)
@@ -235,8 +238,9 @@ class Trainer:
         return Outputs(h, wide_logits(h, [model])[0] if model.solver == "lbfgs" else model.head(h), aux)
 
     def _fresh(self, job: Job) -> TaskModel:
-        with job.streams.scoped("init"):
-            model = self.place(job.net(), job.inputs)
+        """Return the untrained model of a job; leaves the global generators seeded."""
+        job.streams.on(self.device).seed_globals("init")
+        model = self.place(job.net(), job.inputs)
         model.eval()  # a frozen body must not move its running statistics
         self._add_heads(model, job)
         return model
@@ -251,7 +255,7 @@ class Trainer:
             lanes = max(1, CACHE_ELEMENTS // (size * sets[places[0]][0].shape[1]))
             for start in range(0, len(places), lanes):
                 chosen = places[start : start + lanes]
-                parts = (torch.stack([_padded(sets[p][part], size) for p in chosen]) for part in range(3))
+                parts = (_stacked([sets[p][part] for p in chosen], size) for part in range(3))
                 thetas = fit_softmax(*parts, prior_precision=self.prior_precision)
                 for place, theta in zip(chosen, thetas, strict=True):
                     self._set_head(models[place], theta, *sets[place])
@@ -270,8 +274,6 @@ class Trainer:
 
     def _descended(self, model: TaskModel, job: Job) -> TaskModel:
         """Return the model after `_descend`; where memory does not suffice, another one trained with smaller batches."""
-        if model.solver == "lbfgs" and not len(model.aux):
-            return model
         size = self.batch_size
         while True:
             try:
@@ -283,7 +285,8 @@ class Trainer:
                     raise
                 size //= 2
             warnings.warn(f"out of memory while training; starting again with trainer.batch_size={size}", stacklevel=2)
-            model = self._fresh(job)
+            with preserved(self.device):
+                model = self._fresh(job)
             if model.solver != "sgd":
                 self._fit_convex([model], [job])
 
@@ -339,8 +342,8 @@ class Trainer:
             stages, _ = model.stages(job.inputs[:1])
         shapes = [stage.shape[1:] for stage in stages]
         for head in job.heads:
-            with job.streams.scoped(f"init/heads/{head.name}"):
-                model.aux[head.name] = head.build(shapes, model.num_outputs, job.size).to(self.device)
+            job.streams.on(self.device).seed_globals(f"init/heads/{head.name}")
+            model.aux[head.name] = head.build(shapes, model.num_outputs, job.size).to(self.device)
 
     def half(self, inputs: Tensor) -> bool:
         """Whether nets run in bfloat16 on such inputs."""
@@ -411,8 +414,12 @@ def bucket(count: int) -> int:
     return -(-count // step) * step
 
 
-def _padded(rows: Tensor, size: int) -> Tensor:
-    return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, size - len(rows)))
+def _stacked(sets: Sequence[Tensor], size: int) -> Tensor:
+    """Return (M, size, ...), zeros below each set's rows."""
+    whole = sets[0].new_zeros(len(sets), size, *sets[0].shape[1:])
+    for place, rows in zip(whole, sets, strict=True):
+        place[: len(rows)] = rows
+    return whole
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -180,8 +180,8 @@ def test_duplicates_among_few_examples_do_no_harm():
 def test_directions_of_very_different_scale_take_few_steps(monkeypatch):
     features, targets, weights = problem(n=200, dim=8)
     features = features * torch.logspace(-2, 1, 8, dtype=torch.float64)
-    steps, evaluate = [], convex._Objective.__call__
-    monkeypatch.setattr(convex._Objective, "__call__", lambda self, theta: steps.append(1) or evaluate(self, theta))
+    steps, evaluate = [], convex._Problems.likelihood
+    monkeypatch.setattr(convex._Problems, "likelihood", lambda self, logits: steps.append(1) or evaluate(self, logits))
     fit_softmax(features, encoded(targets), weights, prior_precision=0.1)
     assert len(steps) <= 25  # without the preconditioner about 60
 
@@ -222,3 +222,40 @@ def test_one_hot_rows_carry_a_one_at_the_class():
     assert rows.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
     assert rows.dtype == torch.float32
     assert one_hot(torch.tensor([], dtype=torch.int64), 4).shape == (0, 4)
+
+
+@pytest.mark.parametrize(("n", "dim", "kind"), [(300, 280, "_Landmarks"), (300, 900, "_Landmarks"), (100, 300, "_Dual")])
+def test_every_form_of_a_problem_has_sklearns_optimum(monkeypatch, n, dim, kind):
+    features, targets, weights = problem(n=n, dim=dim)
+    features = features / features.norm(dim=2, keepdim=True)
+    made, of = [], getattr(convex, kind).of.__func__
+    monkeypatch.setattr(getattr(convex, kind), "of", classmethod(lambda cls, *given: made.append(1) or of(cls, *given)))
+    weights[0, :5] = 0
+    ours = fit_softmax(features, encoded(targets), weights, prior_precision=0.5, **TIGHT)[0]
+    torch.testing.assert_close(ours, sklearn_optimum(features[0], targets[0], weights[0], 0.5), rtol=1e-4, atol=1e-5)
+    assert made == [1]
+
+
+def test_problems_whose_prior_outweighs_their_data_and_others_keep_their_bits_together():
+    features, targets, weights = problem(n=300, dim=270, problems=6, dtype=torch.float32)
+    features[::2] /= features[::2].norm(dim=2, keepdim=True)
+    targets = encoded(targets, dtype=torch.float32)
+    together = fit_softmax(features, targets, weights, prior_precision=1.0)
+    for lane in range(6):
+        alone = fit_softmax(features[[lane]], targets[[lane]], weights[[lane]], prior_precision=1.0)
+        assert torch.equal(alone[0], together[lane])
+
+
+def test_landmarks_replace_most_iterations_where_the_prior_outweighs_the_data(monkeypatch):
+    features, targets, weights = problem(n=512, dim=300)
+    features = features / features.norm(dim=2, keepdim=True) + 1
+    features = features / features.norm(dim=2, keepdim=True)
+    evaluate, counts = convex._Problems.likelihood, []
+    for steered in (convex._Landmarks.steered, lambda self, gradient: gradient / self.prior):
+        steps = []
+        monkeypatch.setattr(convex._Problems, "likelihood", lambda self, z, steps=steps: steps.append(1) or evaluate(self, z))
+        monkeypatch.setattr(convex._Landmarks, "steered", steered)
+        fit_softmax(features, encoded(targets), weights, prior_precision=1.0)
+        counts.append(len(steps))
+    assert counts[0] <= 8
+    assert counts[1] >= 1.5 * counts[0]
