@@ -15,6 +15,7 @@ from torch import Tensor
 from alenv.arrays import Rows
 from alenv.ballot import Ballot
 from alenv.clock import Clock
+from alenv.gathered import Inputs
 from alenv.initial import by_lot
 from alenv.metrics import purchase
 from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix, sample_shares
@@ -365,14 +366,18 @@ class Campaign:
         return Trace(
             validation=validation, bought=[r.bought for r in self.records], horizon=self.plan.batch * self.plan.rounds,
             pool_size=len(self.pool) - self.records[0].bought, done=self.done,
-            predictions=lambda: self.round.logits.argmax(1), previous_predictions=lambda: old_round.logits.argmax(1),
+            predictions=lambda: _predictions(self.round), previous_predictions=lambda: _predictions(old_round),
             correct=correct, propensity=propensity, num_classes=self.task.num_classes, labels=labels[labels >= 0],
             batch=len(labels), class_counts=torch.bincount(old_round.labels, minlength=self.task.num_classes),
             test=[v for r in self.records if (v := r.metrics[self.task.primary]) is not None and self._reward.access == "test"],
         )  # fmt: skip
 
 
-def _timed_outputs(trainer: Trainer, clock: Clock, model: TaskModel, inputs: Tensor) -> Outputs:
+def _predictions(round: Round) -> Tensor:
+    return torch.cat([round.candidates[:0], *(block.logits.argmax(1) for block in round.blocks("logits"))])
+
+
+def _timed_outputs(trainer: Trainer, clock: Clock, model: TaskModel, inputs: Inputs) -> Outputs:
     with clock("outputs"):
         return trainer.outputs(model, inputs)
 

@@ -186,17 +186,24 @@ def smallest_gap(x: Float[Tensor, "n D"]) -> float | None:
     return gap if gap < torch.inf else None
 
 
-def boundary_distances(logits: Float[Tensor, "n C"], weight: Float[Tensor, "C D"]) -> Float[Tensor, "n C"]:
+def boundary_distances(
+    logits: Float[Tensor, "n C"], weight: Float[Tensor, "C D"], nearness: Float[Tensor, "C C"] | None = None
+) -> Float[Tensor, "n C"]:
     """Return the distance from each row's input of a linear layer to where a class becomes as likely as the predicted one.
 
     It is (l_y - l_c) / |W_y - W_c| for logits l, weights W and predicted class y; infinite to y itself and to classes of the same
-    weights.
+    weights. `nearness` is `class_nearness(weight)`, where that is known.
     """
-    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")  # equal weights are exactly 0 apart
-    apart = torch.where(apart > 0, 1 / apart, torch.inf)
+    nearness = class_nearness(weight) if nearness is None else nearness
     top, predicted = logits.max(1, keepdim=True)
-    distances = (top - logits) * apart[predicted.squeeze(1)]
+    distances = (top - logits) * nearness[predicted.squeeze(1)]
     return distances.nan_to_num_(nan=torch.inf, posinf=torch.inf)
+
+
+def class_nearness(weight: Float[Tensor, "C D"]) -> Float[Tensor, "C C"]:
+    """Return 1 / |W_y - W_c| for each pair of classes, infinite where their weights are equal."""
+    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")  # equal weights are exactly 0 apart
+    return torch.where(apart > 0, 1 / apart, torch.inf)
 
 
 def unit_features(round: Round, name: str) -> tuple[Float[Tensor, "U D"], Float[Tensor, "L D"]]:

@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from alenv.arrays import Rows
+from alenv.gathered import Gathered
 from alenv.model import TaskModel
 from alenv.streams import Streams
 from alenv.task import Augmentation
+from alenv.task import blocks as parts_of
 from alenv.trainer import Trainer
 
 IN_MEMORY = 4  # how many arrays of features stay in memory: environments are reset to the same seeds again and again
@@ -47,7 +49,7 @@ class Unlabeled:
         streams: randomness of the campaign.
     """
 
-    inputs: Num[Tensor, "N ..."]
+    inputs: Num[Tensor, "N ..."] | Gathered
     positions: Int[Tensor, " N"]
     total: int
     mean: Tensor
@@ -70,7 +72,7 @@ class Unlabeled:
         facts = [str(self.inputs.dtype), list(self.inputs.shape), repr(self.augmentation), net, self.streams.seed]
         facts += [self.trainer.device.type, self.trainer.half(self.inputs)]
         digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
-        for tensor in (self.inputs, self.mean, self.std):
+        for tensor in (*parts_of(self.inputs), self.mean, self.std):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -181,7 +183,7 @@ def default_folder() -> Path:
 
 def blocks(pool: Unlabeled, width: int = 1) -> tuple[Tensor, ...]:
     """Return the inputs in pieces as large as a forward pass over `width` copies of each may be."""
-    return pool.inputs.split(max(1, pool.trainer.inference_batch // width))
+    return tuple(pool.inputs.split(max(1, pool.trainer.inference_batch // width)))
 
 
 def steps_of(pool: Unlabeled, batch_size: int, epochs: int) -> tuple[int, int]:

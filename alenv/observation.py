@@ -83,11 +83,13 @@ def _campaign_row(campaign: Campaign) -> Array:
 def _pool_uncertainty(campaign: Campaign) -> list[float]:
     if len(campaign.round) == 0:
         return [1.0, 0.0, 1.0, 0.0, 0.0]
-    columns = campaign.round.probs.T.contiguous()  # (C, U): everything below runs along candidates
-    classes, (first, second), predictions = len(columns), top_two(columns.T), largest(columns)[1]
+    classes, found = campaign.task.num_classes, []
+    for block in campaign.round.blocks("probs"):
+        columns = block.probs.T.contiguous()  # (C, U): everything below runs along candidates
+        found.append((*top_two(columns.T), entropy(columns.T), largest(columns)[1]))
+    first, second, unsure, predictions = (torch.cat(parts) for parts in zip(*found, strict=True))
     predicted = torch.bincount(predictions, minlength=classes)
-    unsure = entropy(columns.T).mean() / math.log(classes)
-    stats = torch.stack([first.mean(), first.std(unbiased=False), (first - second).mean(), unsure])
+    stats = torch.stack([first.mean(), first.std(unbiased=False), (first - second).mean(), unsure.mean() / math.log(classes)])
     return [*stats.tolist(), _entropy(predicted.double())]
 
 

@@ -172,7 +172,7 @@ class Problem:
     def _chosen(self, initial: Initial, task: Task, streams: Streams, features: Mapping[str, Rows]) -> torch.Tensor:
         def rows(name: str | None) -> torch.Tensor:
             if name is None:
-                return (task.inputs.float() - task.mean) / task.std
+                return (task.inputs[:].float() - task.mean) / task.std
             if name not in features:
                 raise ValueError(f"initial: no features '{name}'{library.nearest(name, features)}; set features={{{name}: ...}}")
             return features[name][torch.arange(len(task), device=self.trainer.device)]

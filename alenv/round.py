@@ -10,14 +10,15 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
+from alenv.gathered import Gathered, Inputs, gathered
 from alenv.model import TaskModel, apply_heads
-from alenv.pool import OUTSIDE, Pool
 from alenv.ops import softmax
+from alenv.pool import OUTSIDE, Pool
 from alenv.streams import Streams
 from alenv.trainer import Outputs
 
 BLOCK_ELEMENTS = 2**22  # numbers a block may hold at once: 16 MB of float32
-KEPT_ELEMENTS = 2**26  # stochastic outputs that are kept for all strategies: 256 MB of float32
+KEPT_ELEMENTS = 2**26  # outputs that are kept for all strategies, where they are cheap to repeat: 256 MB of float32
 MUST_BE_NUMBERS = ("probs", "logits", "embeddings", "mc_probs")  # what tells that training diverged
 
 
@@ -129,6 +130,7 @@ class Round:
         self, *, candidates: Int[Tensor, " U"], labels: Int[Tensor, " L"] | None, num_classes: int, streams: Streams,
         index: int = 1, num_draws: int = 10, last: Purchase | None = None, given: Mapping[str, Any] | None = None,
         providers: Mapping[str, Callable[["Round"], Any]] | None = None, features: Mapping[str, Features] | None = None,
+        light: bool = True,
     ) -> None:  # fmt: skip
         self.candidates, self.num_classes = candidates, num_classes
         self.index, self.num_draws, self.last = index, num_draws, last
@@ -136,16 +138,20 @@ class Round:
         self._values: dict[str, Any] = {**(given or {}), **({} if labels is None else {"labels": labels})}
         self._providers = dict(providers or {})
         self._features = dict(features or {})
+        self._light = light
 
     @classmethod
     def of_model(
-        cls, model: TaskModel, pool_inputs: Num[Tensor, "N ..."], pool: Pool, outputs: Callable[[TaskModel, Tensor], Outputs],
-        streams: Streams, *, index: int = 1, num_draws: int = 10, last: Purchase | None = None,
+        cls, model: TaskModel, pool_inputs: Num[Tensor, "N ..."] | Gathered, pool: Pool,
+        outputs: Callable[[TaskModel, Inputs], Outputs], streams: Streams, *, index: int = 1, num_draws: int = 10,
+        last: Purchase | None = None,
         features: Mapping[str, Rows] | None = None,
         candidates: Int[Tensor, " U"] | None = None, labeled: Int[Tensor, " L"] | None = None,
         logits: Float[Tensor, "N C"] | None = None,
     ) -> "Round":  # fmt: skip
         """Return the round of a campaign: `model` is run over the candidates once, when something first asks.
+
+        If it has a head alone and its outputs are too large to keep, it is run again for whoever asks, a block at a time.
 
         Args:
             model: task model of this round.
@@ -180,11 +186,11 @@ class Round:
 
         # providers take the round they serve rather than close over it: no cycle keeps a finished round's arrays alive
         providers: dict[str, Callable[[Round], Any]] = {
-            "inputs": lambda _: pool_inputs[candidates],
+            "inputs": lambda round: pool_inputs[round.candidates],
             "labeled_inputs": lambda _: pool_inputs[labeled],
-            "outputs": lambda round: outputs(model, round.inputs),
+            "outputs": lambda round: outputs(model, round._stored(pool_inputs)),
             "embeddings": lambda round: round._get("outputs").embeddings,
-            "logits": lambda round: round._get("outputs").logits if logits is None else logits[candidates],
+            "logits": lambda round: round._pass_logits(),
             "aux": lambda round: _Outputs(round._get("outputs").aux),
             "labeled_embeddings": lambda round: outputs(model, round.labeled_inputs).embeddings,
             "discarded_inputs": lambda _: pool_inputs[discarded],
@@ -192,19 +198,20 @@ class Round:
             "outside": lambda _: pool.labels[discarded] == OUTSIDE,
             "heads": lambda round: model.head_draws(num_draws, round.generator("noise")),
         }
-        return cls(
-            candidates=candidates, labels=pool.labels[labeled], num_classes=pool.num_classes, streams=streams, index=index,
-            num_draws=num_draws, last=last, features=split, providers=providers,
-            given={
-                "model": model, "pool": pool, "head": (model.linear.weight, model.linear.bias), "labeled_indices": labeled,
         if logits is not None:
             columns = functools.partial(logits.T.contiguous().index_select, 1)  # (C, U)
             providers |= {
                 "logits": lambda round: columns(round.candidates).T.contiguous(),
                 "probs": lambda round: softmax(columns(round.candidates).T),
             }
+        return cls(
+            candidates=candidates, labels=pool.labels[labeled], num_classes=pool.num_classes, streams=streams, index=index,
+            num_draws=num_draws, last=last, features=split, providers=providers,
+            given={
+                "model": model, "pool": pool, "head": (model.linear.weight, model.linear.bias), "labeled_indices": labeled,
                 "within": within,
             },
+            light=not any(True for _ in (*model.body.parameters(), *model.aux.parameters())),
         )  # fmt: skip
 
     @classmethod
@@ -379,7 +386,8 @@ class Round:
     def blocks(self, *names: str, size: int | None = None) -> Iterator["Round"]:
         """Cut the candidates into blocks: rounds over a slice of them, that hold at most one slice of `names` at a time.
 
-        What the parent has already computed is sliced; stochastic outputs come from the same T draws in every block.
+        What the parent has already computed is sliced, and so is what is kept for others; what would be too large for that is
+        computed for the block alone. Stochastic outputs come from the same T draws in every block.
 
         Args:
             names: what will be read per candidate; decides the block size.
@@ -387,6 +395,7 @@ class Round:
         """
         if size is None:
             width = max(1, self.num_classes) * (self.num_draws if "mc_probs" in names else 1)
+            width = max(width, self._width("embeddings") if self._repeats("embeddings") else 0)
             size = max(1, BLOCK_ELEMENTS // width)
         for start in range(0, len(self), size):
             yield _Block(self, slice(start, min(start + size, len(self))))
@@ -397,6 +406,28 @@ class Round:
         What the whole round holds is shared, the pass over the pool included; rows are copied when something asks for them.
         """
         return _Block(self, positions)
+
+    def _width(self, name: str) -> int:
+        """Return how many numbers a candidate has in `name`."""
+        if name == "embeddings":
+            return self._values["head"][0].shape[1] if "head" in self._values else 0
+        return self.num_classes * (self.num_draws if name == "mc_probs" else 1)
+
+    def _repeats(self, name: str) -> bool:
+        """Whether `name` is computed for each block anew rather than kept for all: it is large, and quickly computed."""
+        if name in self._values or (name in ("logits", "embeddings") and "outputs" in self._values):
+            return False
+        if name == "inputs":
+            return True
+        return len(self) * self._width(name) > KEPT_ELEMENTS and (self._light or name in ("probs", "mc_probs"))
+
+    def _stored(self, pool_inputs: Inputs) -> Inputs:
+        return self._values["inputs"] if "inputs" in self._values else gathered(pool_inputs, self.candidates)
+
+    def _pass_logits(self) -> Tensor:
+        if not self._repeats("embeddings"):
+            return self._get("outputs").logits
+        return torch.cat([block._get("outputs").logits for block in self.blocks("embeddings")])
 
     def _get(self, name: str) -> Any:
         if name not in self._values:
@@ -424,7 +455,8 @@ class _Block(Round):
     def __init__(self, parent: Round, rows: slice | Tensor) -> None:
         super().__init__(
             candidates=parent.candidates[rows], labels=None, num_classes=parent.num_classes, streams=parent._streams,
-            index=parent.index, num_draws=parent.num_draws, last=parent.last,
+            index=parent.index, num_draws=parent.num_draws, last=parent.last, providers=parent._providers,
+            light=parent._light and isinstance(rows, Tensor),
         )  # fmt: skip
         self._parent, self._rows = parent, rows
 
@@ -439,11 +471,10 @@ class _Block(Round):
     def _derive(self, name: str) -> Any:
         if name == "aux":
             return _Outputs({key: value[self._rows] for key, value in self._parent.aux.items()})
+        if name == "outputs" or (name in PER_CANDIDATE and self._parent._repeats(name)):
+            return super()._derive(name)
         if name not in PER_CANDIDATE:
             return self._parent._get(name)
-        size = self._parent.num_draws * len(self._parent) * self.num_classes
-        if name == "mc_probs" and name not in self._parent._values and size > KEPT_ELEMENTS:
-            return super()._derive(name)  # too many to keep for the next strategy: drawn again from the same heads
         whole = self._parent._get(name)
         return whole[:, self._rows] if PER_CANDIDATE[name] == 1 else whole[self._rows]
 
@@ -471,6 +502,8 @@ def _missing(what: str, remedy: str) -> str:
 
 
 def _require_numbers(name: str, values: Tensor) -> None:
+    if not bool(values.sum().isnan()):
+        return
     bad = values.isnan().any(-1)
     bad = bad.any(0) if bad.dim() == 2 else bad  # (U,), also of (T, U, C)
     if bool(bad.any()):
@@ -478,5 +511,3 @@ def _require_numbers(name: str, values: Tensor) -> None:
             f"{name} of {int(bad.sum())} of {len(bad)} candidates are NaN; "
             "training diverged: lower trainer.lr or look at the inputs"
         )
-    if not bool(values.sum().isnan()):
-        return

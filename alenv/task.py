@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Int, Num
 from torch import Tensor
 
+from alenv.gathered import Gathered, gathered, placed, run_of
 from alenv.pool import OUTSIDE
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")  # see `alenv.metrics.classification`
 OPEN_SET_METRICS = ("query_precision", "query_recall")  # see `alenv.metrics.purchase`
-BLOCK_ELEMENTS = 2**24  # numbers read at once from inputs that may lie in a file
+BLOCK_ELEMENTS = 2**22  # numbers read at once from inputs that may lie in a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,8 @@ class Examples:
     """Inputs with their targets and stable ids.
 
     Attributes:
-        inputs: (n, ...), as stored (for images uint8 is best: it stays small on the device).
+        inputs: (n, ...), as stored (for images uint8 is best: it stays small on the device). Floats may be of half precision:
+            models compute in float32 whatever is stored.
         targets: (n,) int64 class numbers; -1 where no label is known.
         ids: n distinct strings that stay the same whatever the setting or seed.
         texts: n texts the inputs were made of, for people and encoders; None where inputs are all there is.
@@ -69,10 +71,8 @@ class Examples:
         """Return the examples at `indices`, in that order; of a run of neighbours the inputs are a view, not a copy."""
         rows = indices.cpu()
         listed = rows.tolist()
-        run = len(listed) > 0 and listed == list(range(listed[0], listed[0] + len(listed)))
-        inputs = self.inputs[listed[0] : listed[0] + len(listed)] if run else self.inputs[rows]
         texts = None if self.texts is None else tuple(self.texts[i] for i in listed)
-        return Examples(inputs, self.targets[rows], tuple(self.ids[i] for i in listed), texts)
+        return Examples(self.inputs[run_of(rows)], self.targets[rows], tuple(self.ids[i] for i in listed), texts)
 
     def to(self, device: torch.device | str) -> "Examples":
         """Return the same examples with their tensors on `device`."""
@@ -173,7 +173,7 @@ class Task:
     Validation and test may be empty. Validation labels count as given (they are reported, not charged).
 
     Attributes:
-        inputs: (N, ...) of the pool, on the device.
+        inputs: (N, ...) of the pool, on the device; large ones may stay where they are, and parts of them come to the device.
         targets: (N,) hidden targets; `pool.OUTSIDE` for examples of none of the classes. Only an `Oracle` may hold them:
             strategies and selectors never see a task.
         ids: N stable ids.
@@ -191,7 +191,7 @@ class Task:
 
     name: str
     setting: str
-    inputs: Num[Tensor, "N ..."]
+    inputs: Num[Tensor, "N ..."] | Gathered
     targets: Int[Tensor, " N"]
     ids: tuple[str, ...]
     validation: Examples
@@ -228,20 +228,23 @@ class Task:
         number = torch.full((len(source.classes),), OUTSIDE)
         number[list(kept)] = torch.arange(len(kept))
 
+        def numbered(targets: Tensor) -> Tensor:
+            return torch.where(targets >= 0, number[targets], targets)
+
         def part(examples: Examples, rows: Int[Tensor, " k"]) -> Examples:
             taken = examples.take(rows)
-            targets = torch.where(taken.targets >= 0, number[taken.targets], taken.targets)
-            return replace(taken, targets=targets).to(device)
+            return replace(taken, targets=numbered(taken.targets)).to(device)
 
         train = source.train if split.targets is None else replace(source.train, targets=split.targets)
         open_set = OPEN_SET_METRICS if "outside" in split.facts else ()
-        pool = part(train, split.pool)
+        pool = split.pool.cpu()
+        inputs, texts = placed(gathered(train.inputs, pool), device), train.texts
         return cls(
-            source.name, setting, pool.inputs, pool.targets, pool.ids,
+            source.name, setting, inputs, numbered(train.targets[pool]).to(device), tuple(train.ids[i] for i in pool.tolist()),
             part(train, split.validation), part(source.test or source.train, split.test),
             tuple(source.classes[c] for c in kept), source.mean.to(device), source.std.to(device), source.augmentation,
-            metrics=(*METRICS, *split.groups, *open_set), facts=split.facts, texts=pool.texts, tokens=source.tokens,
-            groups=split.groups, split=split,
+            metrics=(*METRICS, *split.groups, *open_set), facts=split.facts, tokens=source.tokens,
+            texts=None if texts is None else tuple(texts[i] for i in pool.tolist()), groups=split.groups, split=split,
         )  # fmt: skip
 
     def fingerprint(self) -> str:
@@ -259,7 +262,7 @@ class Task:
         return digest.hexdigest()
 
 
-def blocks(inputs: Num[Tensor, "n ..."]) -> Iterator[Tensor]:
+def blocks(inputs: Num[Tensor, "n ..."] | Gathered) -> Iterator[Tensor]:
     """Return `inputs` in pieces of at most `BLOCK_ELEMENTS` numbers, or of one input."""
     yield from inputs.split(max(1, BLOCK_ELEMENTS // max(1, inputs[:1].numel())))
 

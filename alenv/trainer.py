@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from alenv.augment import augmented
 from alenv.convex import fit_softmax, one_hot
+from alenv.gathered import Gathered
 from alenv.heads import Head, HeadBatch
 from alenv.memory import in_blocks
 from alenv.metrics import classification
@@ -22,6 +23,7 @@ from alenv.streams import Streams, preserved
 from alenv.task import Augmentation, Examples
 
 SMALL_NET = 500_000  # parameters
+READ_AT_ONCE = 2**16  # inputs whose lengths are read together
 ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
 CACHE_ELEMENTS = 2**20  # numbers of the features of linear heads that are fitted together: 4 MB of float32
 
@@ -188,8 +190,8 @@ class Trainer:
         return model.to(memory_format=torch.channels_last) if self.half(inputs) else model
 
     @torch.no_grad()
-    def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:
-        """Run `model` over `inputs` once, without augmentation or noise."""
+    def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."] | Gathered) -> Outputs:
+        """Run `model` over `inputs` once, without augmentation or noise; of large inputs a block at a time is read."""
         return self._mapped(lambda block: self._outputs(model, block), model, inputs)
 
     def evaluate(
@@ -200,7 +202,7 @@ class Trainer:
         return classification(self.outputs(model, known.inputs).logits, known.targets, groups) if len(known) else {}
 
     @torch.no_grad()
-    def features(self, model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Float[Tensor, "n D"]:
+    def features(self, model: TaskModel, inputs: Num[Tensor, "n ..."] | Gathered) -> Float[Tensor, "n D"]:
         """Return what the head of `model` sees of `inputs`."""
 
         def features(block: Tensor) -> Outputs:
@@ -210,9 +212,9 @@ class Trainer:
 
         return self._mapped(features, model, inputs).embeddings
 
-    def _mapped(self, compute: Callable[[Tensor], Outputs], model: TaskModel, inputs: Num[Tensor, "n ..."]) -> Outputs:
+    def _mapped(self, compute: Callable[[Tensor], Outputs], model: TaskModel, inputs: Num[Tensor, "n ..."] | Gathered) -> Outputs:
         """Return the outputs of all inputs in their order, computed in blocks, of like length where lengths vary."""
-        lengths = model.lengths(inputs)
+        lengths = _lengths(model, inputs)
         order = None if lengths is None else lengths.sort(descending=True, stable=True).indices
         whole: dict[str, Tensor] = {}
         for rows, found in self._blocks(compute, inputs, order):
@@ -220,10 +222,10 @@ class Trainer:
                 if name not in whole:
                     whole[name] = part.new_empty(len(inputs), *part.shape[1:])
                 whole[name][rows if order is None else order[rows]] = part
-        return Outputs(whole.pop("embeddings"), whole.pop("logits"), whole) if whole else compute(inputs)
+        return Outputs(whole.pop("embeddings"), whole.pop("logits"), whole) if whole else compute(inputs[:0])
 
     def _blocks(
-        self, compute: Callable[[Tensor], Outputs], inputs: Num[Tensor, "n ..."], order: Int[Tensor, " n"] | None
+        self, compute: Callable[[Tensor], Outputs], inputs: Num[Tensor, "n ..."] | Gathered, order: Int[Tensor, " n"] | None
     ) -> Iterator[tuple[slice, Outputs]]:
         def block(rows: slice) -> Outputs:
             return compute(inputs[rows] if order is None else inputs[order[rows]])
@@ -345,7 +347,7 @@ class Trainer:
             job.streams.on(self.device).seed_globals(f"init/heads/{head.name}")
             model.aux[head.name] = head.build(shapes, model.num_outputs, job.size).to(self.device)
 
-    def half(self, inputs: Tensor) -> bool:
+    def half(self, inputs: Tensor | Gathered) -> bool:
         """Whether nets run in bfloat16 on such inputs."""
         tokens = inputs.dim() == 2 and inputs.dtype in (torch.int32, torch.int64)
         if self.precision == "auto":
@@ -353,7 +355,7 @@ class Trainer:
         return self.precision == "bfloat16" and (inputs.dim() == 4 or tokens)
 
     @contextlib.contextmanager
-    def autocast(self, inputs: Tensor) -> Iterator[None]:
+    def autocast(self, inputs: Tensor | Gathered) -> Iterator[None]:
         """Run nets on `inputs` in the precision this trainer uses."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half(inputs)):
             yield
@@ -380,6 +382,15 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more devices than it was built for
         raise ValueError(f"device={device} does not work on this machine; use device=cpu or device=auto") from error
     return chosen
+
+
+def _lengths(model: TaskModel, inputs: Tensor | Gathered) -> Int[Tensor, " n"] | None:
+    """Return `model.lengths` of all inputs, read in blocks."""
+    if isinstance(inputs, Tensor):
+        return model.lengths(inputs)
+    if model.lengths(inputs[:1]) is None:
+        return None
+    return torch.cat([part for block in inputs.split(READ_AT_ONCE) if (part := model.lengths(block)) is not None])
 
 
 def _batches(

@@ -1,9 +1,10 @@
 """MASE, margin selection (Emam et al., "Active Learning at the ImageNet Scale", arXiv 2111.12880, 2021)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alenv.coverage import boundary_distances
+from alenv.coverage import boundary_distances, class_nearness
 from alenv.round import Round
 from alenv.strategy import ScoreStrategy
 
@@ -16,8 +17,10 @@ class MASE(ScoreStrategy):
 
     family = "uncertainty"
     needs = frozenset({"logits", "head"})
-    pointwise = True
 
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return negative distances, in the units of the embeddings."""
-        return -boundary_distances(round.logits, round.head[0]).amin(1)
+        weight = round.head[0]
+        nearness = class_nearness(weight)
+        blocks = round.blocks("logits")
+        return -torch.cat([boundary_distances(block.logits, weight, nearness).amin(1) for block in blocks])

@@ -16,7 +16,8 @@ def arrays(root: str = "data", title: str = "arrays") -> Source:
     It holds `train_inputs` (n, ...), `train_targets` (n,) of class numbers (-1: unknown), and, if there is a test split,
     `test_inputs` and `test_targets`. In a folder `classes.txt` may name the classes, one a line; in an .npz file the array
     `classes`. Inputs are standardised by the training examples: images of bytes (n, channels, height, width) per channel,
-    everything else per feature. Files in a folder are memory-mapped: their inputs need not fit in memory.
+    everything else per feature. Files in a folder are memory-mapped: their inputs (float16 halves them)
+    need not fit in memory.
 
     Args:
         root: the folder or the .npz file.
@@ -51,7 +52,7 @@ def _examples(path: Path, held: dict[str, np.ndarray], part: str) -> Examples:
         raise ValueError(
             f"{path}: expected one class number per {part} input ({len(inputs)},), got {targets.dtype} {tuple(targets.shape)}"
         )
-    stored = inputs if inputs.dtype in (torch.uint8, torch.float32) else inputs.float()
+    stored = inputs if inputs.dtype in (torch.uint8, torch.float16, torch.float32) else inputs.float()
     return Examples(stored, targets.long(), number_ids(len(inputs), f"{part}-"))
 
 

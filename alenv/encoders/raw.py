@@ -13,4 +13,4 @@ class Raw(Encoder):
 
     def encode(self, pool: Unlabeled) -> Float[Tensor, "N F"]:
         """Return (x - mean) / std of every input as one row."""
-        return ((pool.inputs.float() - pool.mean) / pool.std).flatten(1)
+        return ((pool.inputs[:].float() - pool.mean) / pool.std).flatten(1)

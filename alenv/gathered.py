@@ -1,0 +1,80 @@
+"""Rows of stored inputs, read when somebody asks: pools that lie in a file need not fit in memory."""
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+COPIED_BYTES = 2**28  # rows that take no more are copied: 256 MB
+RESIDENT_BYTES = 2**31  # inputs that take no more are moved to an accelerator as a whole: 2 GB
+
+
+class Gathered:
+    """Some rows of stored inputs: what `source[rows]` would be, without the copy; parts of it are copied when asked for.
+
+    Args:
+        source: (n, ...) inputs as stored, in memory or in a mapped file.
+        rows: (k,) which of them.
+        device: where the parts go (default: where `source` is).
+    """
+
+    def __init__(self, source: "Inputs", rows: Int[Tensor, " k"], device: torch.device | str | None = None) -> None:
+        self.source, self.rows = source, rows.to(source.device)
+        self.device: torch.device = torch.device(device) if device is not None else source.device
+        self.shape: torch.Size = torch.Size((len(rows), *source.shape[1:]))
+        self.dtype: torch.dtype = source.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        wanted = rows.to(self.rows.device) if isinstance(rows, Tensor) else rows
+        return self.source[self.rows[wanted]].to(self.device)
+
+    def __repr__(self) -> str:
+        return f"Gathered({tuple(self.shape)}, {self.dtype}, device={self.device})"
+
+    def dim(self) -> int:
+        """Return how many axes there are."""
+        return len(self.shape)
+
+    def numel(self) -> int:
+        """Return how many numbers there are."""
+        return self.shape.numel()
+
+    def is_floating_point(self) -> bool:
+        """Whether the inputs are floats."""
+        return self.dtype.is_floating_point
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Return the inputs in pieces of `size` rows."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+    def to(self, device: torch.device | str) -> "Gathered":
+        """Return the same with parts that go to `device`."""
+        return Gathered(self.source, self.rows, device)
+
+
+Inputs: TypeAlias = Tensor | Gathered
+
+
+def gathered(source: Inputs, rows: Int[Tensor, " k"]) -> Inputs:
+    """Return `source[rows]`: of a run of neighbours a view, else a copy, or, where that would be large, what is read later."""
+    if isinstance(source, Tensor) and isinstance(run_of(rows), slice):
+        return source[run_of(rows)]
+    large = len(rows) * source[:1].numel() * source.dtype.itemsize > COPIED_BYTES
+    return Gathered(source, rows) if large else source[rows.to(source.device)]
+
+
+def run_of(rows: Int[Tensor, " k"]) -> slice | Tensor:
+    """Return `rows` as a slice if they are a run of neighbours, ascending, else as they are."""
+    run = len(rows) > 0 and bool((rows.diff() == 1).all())
+    return slice(int(rows[0]), int(rows[-1]) + 1) if run else rows
+
+
+def placed(inputs: Inputs, device: torch.device | str) -> Inputs:
+    """Return `inputs` on `device`; very large ones stay where they are, and parts of them go there when asked for."""
+    stays = inputs.numel() * inputs.dtype.itemsize > RESIDENT_BYTES and inputs.device.type != torch.device(device).type
+    return Gathered(inputs, torch.arange(len(inputs)), device) if stays else inputs.to(device)
