@@ -34,8 +34,9 @@ def class_log_softmax(logits: Float[Tensor, "*M n C"]) -> Float[Tensor, "*M C n"
 
 
 def _whole_vectors(columns: Float[Tensor, "*M C n"]) -> Float[Tensor, "*M C m"]:
-    """Return a copy padded to whole vectors: what is left over would take another path, with other bits."""
-    return F.pad(columns, (0, -columns.shape[-1] % 16))
+    """Return the columns padded to whole vectors: what is left over would take another path, with other bits."""
+    over = columns.shape[-1] % 16
+    return F.pad(columns, (0, 16 - over)) if over else columns.contiguous()
 
 
 def largest(columns: Float[Tensor, "*M C n"]) -> tuple[Float[Tensor, "*M n"], Int[Tensor, "*M n"]]:
