@@ -1,5 +1,6 @@
 """A grid of runs: data set x setting x policy x seed, each in a directory that its content names."""
 
+import functools
 import itertools
 import json
 import re
@@ -43,7 +44,7 @@ class Cell:
         """Data set and setting in one name."""
         return self.dataset if self.setting == "standard" else f"{self.dataset}, {self.setting}"
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The run directory's name: what a person looks for, then the hash that tells it from all others."""
         parts = (self.dataset, self.setting, self.policy, str(self.seed), config_hash(self.config))

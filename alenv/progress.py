@@ -1,6 +1,7 @@
 """The run as a person watches it: a live table in a terminal, plain lines elsewhere."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +96,8 @@ class GridProgress:
     def over(self, cells: Sequence[Cell], missing: Sequence[Cell]) -> Iterator[None]:
         """Watch over the `missing` ones of `cells`."""
         self._total, self._before, self._missing = len(cells), len(cells) - len(missing), {c.name: c for c in missing}
-        self._running: dict[str, float] = {}
+        self._running: dict[str, tuple[str, float]] = {}  # policy, begun
+        self._waiting = Counter(cell.policy for cell in missing)
         self._spent: dict[str, list[float]] = {}  # policy -> seconds of its finished cells
         self._done = self._failed = 0
         self._began = time.perf_counter()
@@ -113,16 +115,17 @@ class GridProgress:
 
     def tell(self, event: Event) -> None:
         """Take notice of what happened to a cell."""
-        name = event.cell.name
-        begun = self._running.pop(name, None)
+        name, policy = event.cell.name, event.cell.policy
+        _, begun = self._running.pop(name, (policy, None))
         if event.kind == "started":
-            self._running[name] = time.perf_counter()
+            self._running[name] = (policy, time.perf_counter())
+        self._waiting[policy] += (begun is not None) - (event.kind != "lost")  # nobody says when a cell far away starts
         if event.kind in ("finished", "failed"):
             self._missing.pop(name, None)
             self._done += event.kind == "finished"
             self._failed += event.kind == "failed"
             if begun is not None:
-                self._spent.setdefault(event.cell.policy, []).append(time.perf_counter() - begun)
+                self._spent.setdefault(policy, []).append(time.perf_counter() - begun)
             if self._live is None:
                 self.console.print(f"{event.kind} {event.cell}; {self._state()}", markup=False)
         if event.kind in ("lost", "failed"):
@@ -149,10 +152,10 @@ class GridProgress:
             means = {policy: sum(spent) / len(spent) for policy, spent in self._spent.items()}
             usual = sum(means.values()) / len(means)
             now = time.perf_counter()
-            ahead = [
-                max(0.0, means.get(c.policy, usual) - (now - self._running.get(c.name, now))) for c in self._missing.values()
-            ]
-            seconds = max(sum(ahead) / (self.width or max(1, len(self._running))), max(ahead))
+            waiting = {policy: means.get(policy, usual) for policy, count in self._waiting.items() if count}
+            ahead = [max(0.0, means.get(policy, usual) - (now - begun)) for policy, begun in self._running.values()]
+            total = sum(ahead) + sum(takes * self._waiting[policy] for policy, takes in waiting.items())
+            seconds = max(total / (self.width or max(1, len(self._running))), *ahead, *waiting.values(), 0.0)
         return f", about {duration(seconds)} left"
 
 

@@ -208,6 +208,9 @@ class Verdict:
     @functools.lru_cache  # noqa: B019 - a verdict lives as long as its report
     def difference(self, ours: str, theirs: str, task: str | None = None) -> Interval:
         """Return the mean difference of areas, paired by seed."""
+        if self.policies.index(ours) > self.policies.index(theirs):  # resamples are the same: the mirror image of
+            value, low, high = self.difference(theirs, ours, task)
+            return Interval(-value, -high, -low)
         pairs = [self._areas(t, ours, theirs) for t in self.common(ours, theirs, task=task)]
         return interval(*(a - b for a, b in pairs))
 
@@ -236,6 +239,22 @@ class Verdict:
             return sum(shares) / len(shares)
 
         return interval(*(np.arange(len(a), dtype=float) for _, a, _ in tables), statistic=statistic, bounds=(-np.inf, 1))
+
+    def regret(self, policy: str, rivals: Sequence[str], task: str | None = None) -> Interval:
+        """Return what the best of `rivals` in hindsight has more of mean area than the policy: a best one for every task.
+
+        Seeds are what is resampled, and the best is found again every time. Below 0 the policy is better than all of them.
+        """
+        names = self.common(policy, *rivals, task=task)
+        tables = [(ours, np.stack(theirs, 1)) for t in names for ours, *theirs in [self._areas(t, policy, *rivals)]]
+
+        def statistic(*rows: Numbers, axis: int = -1) -> Any:
+            del axis  # the last
+            at = [row.astype(int) for row in rows]
+            lost = [b[r].mean(-2).max(-1) - a[r].mean(-1) for r, (a, b) in zip(at, tables, strict=True)]
+            return sum(lost) / len(lost)
+
+        return interval(*(np.arange(len(a), dtype=float) for a, _ in tables), statistic=statistic)
 
     def deficiency(self, policy: str, task: str | None = None) -> float:
         """Return the mean over tasks of a policy's deficiency against the baseline, on mean curves."""
@@ -331,8 +350,15 @@ class Verdict:
 
     def _areas(self, task: str, *policies: str) -> tuple[Numbers, ...]:
         """Return the areas of policies on a task, on the seeds that all of them have."""
-        rows = self.areas.loc[task][list(policies)].dropna()
-        return tuple(rows[p].to_numpy(float) for p in policies)
+        columns = [self._by_task[task][policy] for policy in policies]
+        there = ~np.isnan(columns).any(0)
+        return tuple(column[there] for column in columns)
+
+    @functools.cached_property
+    def _by_task(self) -> dict[str, dict[str, Numbers]]:
+        """The areas by task and policy, in the order of the task's seeds."""
+        tables = {str(task): part for task, part in self.areas.groupby("task", sort=False)}
+        return {task: {str(policy): part[policy].to_numpy(float) for policy in part} for task, part in tables.items()}
 
     def common(self, *policies: str, task: str | None = None) -> list[str]:
         """Return the tasks (or the one) on which all the policies have a seed in common."""

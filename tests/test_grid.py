@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,3 +195,31 @@ def test_progress_in_a_terminal_shows_what_runs_and_the_time_left() -> None:
         assert "2 of 4 done" in progress._line().plain
         assert "left" in progress._line().plain
     assert "lost, it is started again" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_time_left_is_what_cells_of_the_same_policy_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("alenv.progress.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    progress, cells = GridProgress(Console(quiet=True), 1), grid(seeds=3)  # random_pick and margin by turns
+    with progress.over(cells, cells):
+        for cell, seconds in zip(cells[:2], (10, 30), strict=True):
+            progress.tell(Event(cell, "started"))
+            now[0] += seconds
+            progress.tell(Event(cell, "finished"))
+        assert progress._state() == "2 of 6 done, about 80 s left"
+        progress.tell(Event(cells[2], "started"))
+        now[0] += 4
+        assert progress._left() == ", about 76 s left"
+        progress.tell(Event(cells[2], "lost"))
+        assert progress._left() == ", about 80 s left", "it is to be done again"
+        for cell in cells[2:]:  # where nobody tells when they start
+            progress.tell(Event(cell, "finished"))
+        assert progress._state() == "6 of 6 done"
+
+
+def test_a_name_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress asks for the names of all cells again and again."""
+    cell, asked = grid()[0], []
+    monkeypatch.setattr("alenv.grid.config_hash", lambda config: asked.append(config) or "0")
+    assert cell.name == cell.name
+    assert len(asked) == 1

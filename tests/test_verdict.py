@@ -265,3 +265,20 @@ def test_spans_are_in_hundredths() -> None:
     assert span(Interval(0.9, 0.85, 0.95)) == "90.00 [85.00, 95.00]"
     assert span(Interval(0.312, 0.22, 0.384), "+", 0) == "+31 [+22, +38]"
     assert span(Interval(0.5, np.nan, np.nan)) == "50.00"
+
+
+def test_a_difference_is_the_mirror_image_of_the_other_way_round(noisy: Verdict) -> None:
+    there, back = noisy.difference("good", "uniform"), noisy.difference("uniform", "good")
+    assert (there.value, there.low, there.high) == (-back.value, -back.high, -back.low)
+    assert noisy.wins("good", "uniform") == noisy.wins("uniform", "good")[::-1] == (1, 0, 0)
+
+
+def test_regret_is_to_the_best_strategy_of_every_task() -> None:
+    left = constant({"a": [0.6, 0.8], "b": [0.5, 0.5], "mixed": [0.7, 0.6]}, "left")
+    right = constant({"a": [0.2, 0.2], "b": [0.9, 0.9], "mixed": [0.8, 0.8]}, "right")
+    verdict = Verdict(rounds(left | right), "a")
+    assert verdict.regret("mixed", ["a", "b"]).value == pytest.approx(((0.7 - 0.65) + (0.9 - 0.8)) / 2)
+    assert verdict.regret("a", ["a", "b"]).value == pytest.approx((0 + 0.7) / 2)
+    assert verdict.regret("mixed", ["a", "b"], "left").value == pytest.approx(0.05)
+    assert verdict.regret("mixed", ["b"], "left").value == pytest.approx(-0.15), "better than all rivals"
+    assert verdict.regret("a", ["a"], "left") == Interval(0, 0, 0)
