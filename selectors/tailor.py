@@ -27,7 +27,7 @@ class Tailor(Selector):
 
     O(B K C) a round. Slots are drawn first and handed out strategy by strategy, largest share first (the paper goes slot by
     slot; the batch differs only where wishes coincide). The paper's arms are GALAXY and most likely positives, one of each per
-    class, and a few others; GALAXY takes its classes in turn here, and is a candidate like any other.
+    class, and least confidence, BADGE and SIMILAR: `strategies=[least_confidence, badge, similar]`.
 
     Args:
         per_class: strategies with a parameter `target` that become an arm for every class, beside the candidates.
@@ -40,7 +40,7 @@ class Tailor(Selector):
     mixing = "quota"
 
     def __init__(
-        self, per_class: Sequence[str] = ("most_likely_positive",), values: Reward = "div", discount: float = 0.9,
+        self, per_class: Sequence[str] = ("galaxy", "most_likely_positive"), values: Reward = "div", discount: float = 0.9,
         prior: float = 1.0,
     ) -> None:  # fmt: skip
         if values not in get_args(Reward):

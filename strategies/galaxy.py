@@ -19,21 +19,32 @@ class Galaxy(Strategy):
 
     The paper has each answer before it bisects again. Within a batch there are none, so what is bought counts as what the
     model predicts until the next round; with B = 1 the two coincide.
+
+    Args:
+        target: number of the one class that takes all turns, as in TAILOR's arms: O(N log N) then. None: all classes do.
     """
 
     family = "imbalance"
     needs = frozenset({"probs", "labels", "labeled_embeddings", "head"})
 
+    def __init__(self, target: int | None = None) -> None:
+        if target is not None and target < 0:
+            raise ValueError(f"galaxy: expected the number of a class, got {target}")
+        self.target = target
+
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return positions in the order of the turns."""
+        if self.target is not None and self.target >= round.num_classes:
+            raise ValueError(f"galaxy: expected target in 0..{round.num_classes - 1}, got {self.target}")
         generator, device = round.generator("galaxy"), round.device
         weight, bias = round.head
         probs = torch.cat([round.probs, (round.labeled_embeddings @ weight.T + bias).softmax(1)])
         belief = torch.cat([round.probs.argmax(1), round.labels])
         lot = torch.randperm(len(probs), generator=generator, device=device)
-        lines = _lines(probs, lot)  # (C, N): who stands where
+        classes = torch.arange(round.num_classes, device=device) if self.target is None else lot.new_tensor([self.target])
+        lines = _lines(probs, lot, classes)  # (K, N): who stands where
         places = torch.empty_like(lines).scatter_(1, lines, torch.arange(len(probs), device=device).expand_as(lines))
-        turns = torch.randperm(round.num_classes, generator=generator, device=device).tolist()
+        turns = torch.randperm(len(classes), generator=generator, device=device).tolist()
         lots = torch.rand(budget, generator=generator, device=device)
         chance = iter(lot[lot < len(round)].tolist())
         known = torch.arange(len(round), len(probs) + budget, device=device)  # labelled, then bought
@@ -41,16 +52,19 @@ class Galaxy(Strategy):
         for turn in range(budget):
             k, count = turns[turn % len(turns)], len(round.labels) + turn
             along = places[k, known[:count]].sort().values
-            found = _place(along, belief[lines[k, along]] == k, len(probs), lots[turn])
+            found = _place(along, belief[lines[k, along]] == classes[k], len(probs), lots[turn])
             pick = next(i for i in chance if i not in picks) if found is None else int(lines[k, found])
             known[count] = pick
             picks[pick] = turn
         return torch.tensor(list(picks), device=device)
 
 
-def _lines(probs: Float[Tensor, "N C"], lot: Int[Tensor, " N"]) -> Int[Tensor, "C N"]:
-    """Return, per class, everybody by rising p_k - max p, those predicted k last and by rising confidence; ties by lot."""
-    confidence = probs.amax(1, keepdim=True)
+def _lines(probs: Float[Tensor, "N C"], lot: Int[Tensor, " N"], classes: Int[Tensor, " K"]) -> Int[Tensor, "K N"]:
+    """Return, for each of some classes, everybody by rising p_k - max p, those predicted k last and by rising confidence.
+
+    Ties fall by lot.
+    """
+    confidence, probs = probs.amax(1, keepdim=True), probs[:, classes]
     margin = torch.where(probs == confidence, confidence, probs - confidence)  # negative, but for those predicted k
     return lot[margin[lot].T.sort(dim=1, stable=True).indices]
 

@@ -31,8 +31,10 @@ def place(known, own, size, lot=0.0):
 
 def test_a_line_rises_by_margin_and_among_those_predicted_so_by_confidence():
     probs = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.5, 0.25, 0.25], [0.3, 0.35, 0.35], [0.9, 0.05, 0.05]])
-    lines = _lines(probs, torch.randperm(5, generator=Streams(0)("lot")))
+    lot = torch.randperm(5, generator=Streams(0)("lot"))
+    lines = _lines(probs, lot, torch.arange(3))
     assert lines[0].tolist() == [1, 3, 2, 0, 4]  # -.3, -.05, then .5, .6, .9
+    assert torch.equal(_lines(probs, lot, torch.tensor([2])), lines[2:])
 
 
 def test_the_middle_of_the_shortest_run_between_unlike_ends_is_bought():
@@ -130,3 +132,20 @@ def test_the_order_of_the_pool_does_not_matter_up_to_lots():
     flip = torch.arange(59, -1, -1)
     plain, flipped = (Galaxy().select(a_round(p, marks, [0, 1]), 1) for p in (probs, probs[flip]))
     assert plain.tolist() == flip[flipped].tolist()
+
+
+def test_a_target_takes_all_turns():
+    rare = torch.tensor([0.2, 0.25, 0.3, 0.7, 0.6, 0.54])
+    probs = torch.stack([0.4 * (1 - rare), 0.6 * (1 - rare), rare], 1)
+    marks = torch.tensor([[0.05, 0.05, 0.9], [0.35, 0.14, 0.51]])
+    now = a_round(probs, marks, [2, 0])
+    # the line of class 2: 0 1 2, the label of class 0 at .51, 5 4 3, the label of class 2 at .9
+    assert Galaxy(target=2).select(now, 1).tolist() == [4]
+    assert Galaxy(target=2).select(now, 2).tolist() == [4, 5]  # then between the other class and what counts as class 2
+    assert [Galaxy().select(a_round(probs, marks, [2, 0], seed=s), 1).tolist() for s in range(9)].count([4]) < 9
+
+
+@pytest.mark.parametrize(("target", "what"), [(-1, "number of a class"), (3, r"target in 0..1, got 3")])
+def test_a_target_that_is_no_class_is_refused(target, what):
+    with pytest.raises(ValueError, match=what):
+        Galaxy(target).select(a_round(pairs(0.5), pairs(0.5), [0]), 1)

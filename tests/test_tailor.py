@@ -139,7 +139,9 @@ def test_impossible_parameters_are_refused(bad):
 def test_every_class_has_an_arm_of_its_own_and_rare_classes_are_found():
     config = {"strategies": ["uniform"], "dataset": "wine", "budget": {"initial": 9, "batch": 6, "rounds": 2}, "device": "cpu"}
     run = Runner.of({**config, "selector": "tailor"}).run()
-    assert run.rounds[1].strategies == ("uniform", *(f"most_likely_positive({c})" for c in range(3)))
+    assert run.rounds[1].strategies == (
+        "uniform", *(f"{arm}({c})" for arm in ("galaxy", "most_likely_positive") for c in range(3))
+    )  # fmt: skip
     assert sum(value for name, value in run.rounds[1].selector.items() if name.startswith("pulls/")) == pytest.approx(1)
     plain = Runner.of({**config, "selector": {"name": "tailor", "per_class": []}}).run()
     assert plain.rounds[1].strategies == ("uniform",)
