@@ -125,3 +125,13 @@ def test_a_run_repeats_by_seed_and_logs_its_trials():
 def test_impossible_parameters_are_refused(bad):
     with pytest.raises(ValueError, match="selectal: expected"):
         SelectAL(**bad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("initial", "seeds", "regimes"), [(20, 16, {"uniform", "typiclust"}), (200, 8, {"uniform", "badge"})])
+def test_two_labels_a_class_call_for_typical_or_random_ones_and_many_for_uncertain_or_random_ones(initial, seeds, regimes):
+    chosen = []
+    for seed in range(seeds):
+        selector, ballot = started(initial, seed=seed, repeats=10, held_out=0.2)
+        chosen.append(ballot.names[selector.act({}, ballot)])
+    assert sum(name in regimes for name in chosen) > len(chosen) / 2
