@@ -1,17 +1,22 @@
 """BAIT (Ash, Goel, Krishnamurthy & Kakade, "Gone Fishing: Neural Active Learning with Fisher Embeddings", NeurIPS 2021)."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from alenv import ops
 from alenv.geometry import CHUNK_ELEMENTS
 from alenv.round import Round
 from alenv.strategy import Strategy, best_first
 
-STATE_ELEMENTS = 2**26  # numbers per array kept about the candidates: 256 MB of float32
+STATE_ELEMENTS = 3 * 2**24  # numbers per array kept about the candidates: 192 MB of float32, three times
+PENDING = 256  # columns of updates that wait until they are subtracted from the inverse at once
+ROUNDING = 1e-5  # share by which a bound in float32 may be off
 
 
 class BAIT(Strategy):
@@ -20,7 +25,8 @@ class BAIT(Strategy):
     I(x) = V V^T is the last layer's Fisher information at x, bias included; column y of V is sqrt(p_y) (e_y - p) (x) [h, 1].
     Greedily 2 B candidates are added, then B of them dropped; Woodbury's identity turns a step into rank-C updates of the inverse
     and of V^T M^-1 V and V^T M^-1 I M^-1 V, a C x C matrix each per candidate. With P = C (D + 1) parameters,
-    O(U P^2 + B (U C P + P^2 C)) time and O(U C^2 + P^2) memory.
+    O(U P^2 + P^3 + B (U C P + P^2 C)) time and O(U C^2 + P^2) memory. Candidates are scored by bounds that hold for all and cost
+    products alone; only the leaders are solved for (`_Design.best`).
 
     Deviations, where these would not fit: beyond `max_parameters`, [h, 1] is projected on the principal directions of the
     candidates (about the origin) that leave at most so many; beyond `STATE_ELEMENTS` = U C^2, V keeps the columns of the
@@ -50,16 +56,16 @@ class BAIT(Strategy):
         information = factors.fisher() / len(round)
         precision = labeled.fisher()
         precision.diagonal().add_(self.regularization)
-        design = _Design(factors, information, torch.cholesky_inverse(torch.linalg.cholesky(precision)))
-        added: list[Tensor] = []
-        left = torch.ones(len(round), dtype=torch.bool, device=round.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        design = _Design.of(factors, information.to(factors.h), inverse.to(factors.h))
+        lot = torch.randperm(len(round), generator=generator, device=round.device)
+        left, added = torch.ones(len(round), dtype=torch.bool, device=round.device), list[Tensor]()
         while len(added) < min(max(budget, int(self.oversample * budget)), len(round)):
-            pick = best_first(design.change(1).masked_fill(~left, -torch.inf), generator, 1)
-            design.move(pick, 1)
-            left[pick] = False
-            added.append(pick)
+            added.append(design.best(left, lot).view(1))
+            design.move(added[-1], 1)
+            left[added[-1]] = False
         picks = torch.cat(added)
-        design = _Design(factors.at(picks), information, design.inverse)
+        design = design.at(picks)
         kept = torch.ones(len(picks), dtype=torch.bool, device=round.device)
         for _ in range(len(picks) - budget):
             drop = best_first((-design.change(-1)).masked_fill(~kept, -torch.inf), generator, 1)
@@ -91,49 +97,54 @@ class _Factors(NamedTuple):
     @classmethod
     def of(cls, h: Tensor, probs: Tensor, axes: Tensor | None, columns: int) -> "_Factors":
         h = _biased(h)
-        return cls(h if axes is None else h @ axes, probs, probs.topk(columns, dim=1).indices)
+        labels = torch.arange(columns, device=h.device).expand(len(h), -1)
+        likeliest = labels if columns == probs.shape[1] else probs.topk(columns, dim=1).indices
+        return cls(h if axes is None else h @ axes, probs, likeliest)
 
     def at(self, rows: Int[Tensor, " k"] | slice) -> "_Factors":
         return _Factors(self.h[rows], self.probs[rows], self.labels[rows])
 
-    def blocks(self, width: int) -> list["_Factors"]:
+    def blocks(self, width: int) -> Iterator[slice]:
         """Cut into blocks so that `width` numbers a candidate fit."""
         size = max(1, CHUNK_ELEMENTS // max(1, width))
-        return [self.at(slice(start, start + size)) for start in range(0, len(self.h), size)]
+        return (slice(start, start + size) for start in range(0, len(self.h), size))
 
     def roots(self) -> Float[Tensor, "n C m"]:
         """Return the C x m factors: column y is sqrt(p_y) (e_y - p)."""
         columns = F.one_hot(self.labels, self.probs.shape[1]).to(self.probs) - self.probs.unsqueeze(1)
         return (columns * self.probs.gather(1, self.labels).sqrt().unsqueeze(2)).mT
 
-    def times(self, y: Float[Tensor, "P j"]) -> Float[Tensor, "n m j"]:
-        """Return V^T y of each candidate."""
+    def times(self, y: Float[Tensor, "j P"]) -> Iterator[tuple[slice, Float[Tensor, "n m j"]]]:
+        """Yield V^T y^T of the candidates, block by block."""
         classes = self.probs.shape[1]
-        flat = y.to(self.h).unflatten(0, (classes, -1)).transpose(0, 1).flatten(1)  # (K, C j)
-        pieces = []
-        for part in self.blocks(2 * flat.shape[1]):
+        flat = y.unflatten(1, (classes, -1)).permute(2, 1, 0).flatten(1)  # (K, C j)
+        for rows in self.blocks(flat.shape[1]):
+            part = self.at(rows)
             seen = (part.h @ flat).unflatten(1, (classes, -1))  # (n, C, j)
-            mean = torch.einsum("nc,ncj->nj", part.probs, seen).unsqueeze(1)
-            seen = seen.gather(1, part.labels.unsqueeze(2).expand(-1, -1, seen.shape[2]))
-            pieces.append((seen - mean) * part.probs.gather(1, part.labels).sqrt().unsqueeze(2))
-        return torch.cat(pieces)
+            mean = part.probs.unsqueeze(1) @ seen
+            if part.labels.shape[1] < classes:
+                seen = seen.gather(1, part.labels.unsqueeze(2).expand(-1, -1, seen.shape[2]))
+            yield rows, seen.sub_(mean).mul_(part.probs.gather(1, part.labels).sqrt_().unsqueeze(2))
 
     def between(self, matrix: Float[Tensor, "P P"]) -> Float[Tensor, "n m m"]:
-        """Return V^T matrix V of each candidate."""
-        classes = self.probs.shape[1]
-        blocks = matrix.to(self.h).unflatten(0, (classes, -1))  # (C, K, C K)
+        """Return V^T matrix V of each candidate, for a symmetric matrix."""
+        classes, width = self.probs.shape[1], self.h.shape[1]
         pieces = []
-        for part in self.blocks(len(matrix)):
-            seen = [((part.h @ block).unflatten(1, (classes, -1)) @ part.h.unsqueeze(2)).squeeze(2) for block in blocks]
+        for part in map(self.at, self.blocks(len(matrix))):
+            seen = part.h.new_empty(len(part.h), classes, classes)  # h^T matrix_cd h
+            for c in range(classes):
+                block = matrix[c * width : (c + 1) * width, : (c + 1) * width]
+                row = ((part.h @ block).unflatten(1, (c + 1, width)) @ part.h.unsqueeze(2)).squeeze(2)
+                seen[:, c, : c + 1] = seen[:, : c + 1, c] = row
             roots = part.roots()
-            pieces.append(roots.mT @ torch.stack(seen, 1) @ roots)
+            pieces.append(roots.mT @ seen @ roots)
         return torch.cat(pieces)
 
     def fisher(self) -> Float[Tensor, "P P"]:
         """Return the sum of V V^T, in float64."""
         width, classes = self.h.shape[1], self.probs.shape[1]
         total = self.h.new_zeros(classes, width, classes, width, dtype=torch.float64)
-        for part in self.blocks(classes * (classes + width)):
+        for part in map(self.at, self.blocks(classes * (classes + width))):
             inner = part.roots()
             inner = inner @ inner.mT  # (n, C, C)
             for c in range(classes):
@@ -144,31 +155,93 @@ class _Factors(NamedTuple):
         return total.flatten(2).flatten(0, 1)
 
 
+@dataclass
 class _Design:
-    """The inverse of M, and what it says about candidates: V^T M^-1 V and V^T M^-1 I M^-1 V."""
+    """The inverse of M, and what it says about candidates x: inner = V^T M^-1 V and outer = V^T M^-1 I M^-1 V.
 
-    def __init__(self, factors: _Factors, information: Float[Tensor, "P P"], inverse: Float[Tensor, "P P"]) -> None:
-        self.factors, self.information, self.inverse = factors, information, inverse.clone()
-        self.inner = factors.between(inverse)
-        self.outer = factors.between(inverse @ information @ inverse)
+    Attributes:
+        pending: updates Y S Y^T that are still to be subtracted from `inverse`, as (Y^T, S Y^T).
+        solved: (I + inner)^-1 as it was when last looked at.
+    """
 
-    def change(self, sign: int) -> Float[Tensor, " n"]:
+    factors: _Factors
+    information: Float[Tensor, "P P"]
+    inverse: Float[Tensor, "P P"]
+    inner: Float[Tensor, "n m m"]
+    outer: Float[Tensor, "n m m"]
+    solved: Float[Tensor, "n m m"]
+    pending: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, factors: _Factors, information: Float[Tensor, "P P"], inverse: Float[Tensor, "P P"]) -> "_Design":
+        inner = factors.between(inverse)
+        outer = factors.between(inverse @ information @ inverse)
+        return cls(factors, information, inverse.clone(), inner, outer, _inverse(inner))
+
+    def at(self, rows: Int[Tensor, " k"]) -> "_Design":
+        parts = self.factors.at(rows), self.information, self.inverse, self.inner[rows], self.outer[rows], self.solved[rows]
+        return _Design(*parts, self.pending)
+
+    def change(self, sign: int, rows: Int[Tensor, " k"] | slice = slice(None)) -> Float[Tensor, " k"]:
         """Return by how much the trace falls when each candidate is added (1), or rises when it is removed (-1)."""
         eye = torch.eye(self.inner.shape[1]).to(self.inner)
-        return torch.linalg.solve(eye + sign * self.inner, self.outer).diagonal(dim1=1, dim2=2).sum(1)
+        return torch.linalg.solve(eye + sign * self.inner[rows], self.outer[rows]).diagonal(dim1=1, dim2=2).sum(1)
+
+    def best(self, left: Bool[Tensor, " n"], lot: Int[Tensor, " n"]) -> Int[Tensor, ""]:
+        """Return the candidate whose adding lowers the trace most.
+
+        While candidates are added A = inner only falls. With Q = (Id + A_0)^-1 of an earlier A_0, (Id + A)^-1 is at most
+        Q / (1 - tr Q (A_0 - A)): so tr (Id + A)^-1 outer is bounded by products, and only the leaders are solved for.
+        """
+        grown = 1 - (self.inner.shape[1] - _trace(self.solved, self.inner) - self.solved.diagonal(dim1=1, dim2=2).sum(1))
+        bound = torch.where(grown > ROUNDING, _trace(self.solved, self.outer) / grown * (1 + ROUNDING), torch.inf)
+
+        def values(rows: Tensor) -> Tensor:
+            self.solved[rows] = _inverse(self.inner[rows])
+            return _trace(self.solved[rows], self.outer[rows])
+
+        return ops.lazy_argmax(bound.masked_fill_(~left, -torch.inf), values, lot)
 
     def move(self, pick: Int[Tensor, " 1"], sign: int) -> None:
         """Add (1) or remove (-1) a candidate."""
         chosen = self.factors.at(pick)
-        root = torch.einsum("cm,k->ckm", chosen.roots()[0], chosen.h[0]).flatten(0, 1).to(self.inverse)  # V, (P, m)
-        y = self.inverse @ root
-        informed = self.information @ y
-        eye = torch.eye(root.shape[1]).to(root)
-        middle = torch.linalg.inv(eye + sign * root.T @ y)
-        near = self.factors.times(y)  # V_x^T M^-1 V
-        far = self.factors.times(self.inverse @ informed)
-        step = near @ (sign * middle).to(near)
-        self.inverse -= sign * y @ middle @ y.T
-        self.inner -= step @ near.mT
-        cross = step @ far.mT
-        self.outer += step @ (y.T @ informed).to(near) @ step.mT - cross - cross.mT
+        root = torch.einsum("cm,k->mck", chosen.roots()[0], chosen.h[0]).flatten(1)  # V^T, (m, P)
+        y = self.solve(root)
+        informed = y @ self.information
+        middle = torch.eye(len(root)).to(root).double() + sign * (root.double() @ y.double().T)
+        middle = sign * torch.linalg.inv(middle).to(root)
+        own = informed @ y.T / 2
+        for rows, seen in self.factors.times(torch.cat([y, self.solve(informed)])):
+            near, far = seen.tensor_split(2, dim=2)  # V_x^T M^-1 V and V_x^T M^-1 I M^-1 V
+            step = near @ middle
+            self.inner[rows].baddbmm_(step, near.mT, alpha=-1)
+            lean = (far - step @ own) @ step.mT
+            self.outer[rows].sub_(lean).sub_(lean.mT)
+        self.pending.append((y, middle @ y))
+        if len(self.pending) * len(y) >= PENDING:
+            self.settle()
+
+    def solve(self, rows: Float[Tensor, "j P"]) -> Float[Tensor, "j P"]:
+        """Return M^-1 applied to rows: on their left, thin products are read at twice the speed."""
+        found = rows @ self.inverse
+        if self.pending:
+            y, scaled = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
+            found.addmm_(rows @ y.T, scaled, alpha=-1)
+        return found
+
+    def settle(self) -> None:
+        """Bring `inverse` up to date."""
+        if self.pending:
+            y, scaled = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
+            self.inverse.addmm_(y.T, scaled, alpha=-1)
+            self.pending.clear()
+
+
+def _inverse(inner: Float[Tensor, "n m m"]) -> Float[Tensor, "n m m"]:
+    """Return (Id + inner)^-1."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(inner + torch.eye(inner.shape[1]).to(inner)))
+
+
+def _trace(a: Float[Tensor, "n m m"], b: Float[Tensor, "n m m"]) -> Float[Tensor, " n"]:
+    """Return tr(a b) of symmetric matrices."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))

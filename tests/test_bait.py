@@ -72,13 +72,14 @@ def test_updates_of_the_inverse_and_of_every_candidate_equal_fresh_ones() -> Non
     factors = _Factors.of(now.embeddings, now.probs, None, 3)
     goal = sum(mine) / len(mine)
     torch.testing.assert_close(factors.fisher(), sum(mine))
-    design = _Design(factors, goal, torch.linalg.inv(precision))
+    design = _Design.of(factors, goal, torch.linalg.inv(precision))
     for pick, sign in ((3, 1), (7, 1), (3, -1)):
-        before = torch.trace(design.inverse @ goal)
+        before = torch.trace(design.solve(goal))
         fall = design.change(sign)[pick] * sign
         design.move(torch.tensor([pick]), sign)
-        torch.testing.assert_close(before - torch.trace(design.inverse @ goal), fall)
-    fresh = _Design(factors, goal, torch.linalg.inv(precision + mine[7]))
+        torch.testing.assert_close(before - torch.trace(design.solve(goal)), fall)
+    design.settle()
+    fresh = _Design.of(factors, goal, torch.linalg.inv(precision + mine[7]))
     torch.testing.assert_close(design.inverse, fresh.inverse)
     torch.testing.assert_close(design.inner, fresh.inner)
     torch.testing.assert_close(design.outer, fresh.outer)
