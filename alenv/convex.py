@@ -22,7 +22,7 @@ def fit_softmax(
     weights: Float[Tensor, "M n"],
     *,
     prior_precision: float,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     max_iterations: int = 500,
 ) -> Float[Tensor, "M C D+1"]:
     """Return the maximum a posteriori weights and biases (last column) of M softmax regressions.

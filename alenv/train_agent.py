@@ -1,6 +1,7 @@
 """`python -m alenv.train_agent`: train a policy over strategies on many campaigns; `selector.path=` then runs it."""
 
 import contextlib
+import gc
 import shlex
 import sys
 from pathlib import Path
@@ -36,7 +37,12 @@ def _train(config: dict[str, Any], directory: Path) -> None:
 
     command = shlex.join(["python", "-m", "alenv.train_agent", *sys.argv[1:]])
     try:
-        summary = AgentTrainer(config, directory, [AgentProgress(console)], command).run()
+        trainer = AgentTrainer(config, directory, [AgentProgress(console)], command)
+        gc.freeze()  # the collector need not look through the libraries again and again while models come and go
+        try:
+            summary = trainer.run()
+        finally:
+            gc.unfreeze()
     except (ValueError, ImportError, OSError) as error:
         with contextlib.suppress(OSError):
             directory.rmdir()  # nothing was written: leave no empty folder behind

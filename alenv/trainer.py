@@ -249,18 +249,18 @@ class Trainer:
 
     def _fit_convex(self, models: Sequence[TaskModel], jobs: Sequence[Job]) -> None:
         """Fit linear heads: sets are padded to sizes that depend on themselves alone, and equal sizes share a batch."""
-        sets = [self._convex_set(model, job) for model, job in zip(models, jobs, strict=True)]
         alike: dict[tuple[int, ...], list[int]] = {}
-        for place, (h, targets, _) in enumerate(sets):
-            alike.setdefault((*h.shape[1:], targets.shape[1], bucket(len(h))), []).append(place)
-        for (_, _, size), places in alike.items():
-            lanes = max(1, CACHE_ELEMENTS // (size * sets[places[0]][0].shape[1]))
+        for place, (model, job) in enumerate(zip(models, jobs, strict=True)):
+            alike.setdefault((model.feature_dim, model.num_outputs, bucket(job.size)), []).append(place)
+        for (width, _, size), places in alike.items():
+            lanes = max(1, CACHE_ELEMENTS // (size * width))
             for start in range(0, len(places), lanes):
                 chosen = places[start : start + lanes]
-                parts = (_stacked([sets[p][part] for p in chosen], size) for part in range(3))
+                sets = [self._convex_set(models[place], jobs[place]) for place in chosen]
+                parts = (_stacked([given[part] for given in sets], size) for part in range(3))
                 thetas = fit_softmax(*parts, prior_precision=self.prior_precision)
-                for place, theta in zip(chosen, thetas, strict=True):
-                    self._set_head(models[place], theta, *sets[place])
+                for place, theta, given in zip(chosen, thetas, sets, strict=True):
+                    self._set_head(models[place], theta, *given)
 
     def _convex_set(self, model: TaskModel, job: Job) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets, weights = job.examples(model.num_outputs)
