@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 PER_CANDIDATE = {  # name -> axis of the candidates
-    "probs": 0, "logits": 0, "embeddings": 0, "mc_probs": 1, "inputs": 0, "given_probs": 0,
+    "probs": 0, "logits": 0, "embeddings": 0, "mc_probs": 1, "inputs": 0, "given_probs": 0, "top_two": 1,
 }  # fmt: skip
 AXES = {"probs": 2, "logits": 2, "embeddings": 2, "mc_probs": 3, "labeled_embeddings": 2, "discarded_embeddings": 2}
 

@@ -44,6 +44,8 @@ def allot(weights: Float[Tensor, " S"], budget: int, generator: torch.Generator)
     """Divide `budget` seats by largest remainder; equal remainders fall by lot."""
     share = weights.double() * budget
     seats = share.floor()
+    if float(seats.sum()) == budget:  # nothing is left over, as where one strategy buys all
+        return [int(s) for s in seats.tolist()]
     lot = torch.randperm(len(weights), generator=generator, device=weights.device)
     order = lot[torch.sort((share - seats)[lot], descending=True, stable=True).indices]
     seats[order[: budget - int(seats.sum())]] += 1

@@ -1,15 +1,17 @@
 """What an agent sees: numbers that mean the same on every data set and for every number of strategies."""
 
+import functools
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from alenv.campaign import Campaign
-from alenv.ops import entropy, largest, top_two
-from alenv.strategy import ScoreStrategy, Strategy
+from alenv.ops import entropy, largest
+from alenv.strategy import ScoreStrategy
 
 CAMPAIGN_FEATURES = (
     "progress: purchases after the initial set over those planned, 0..1",
@@ -61,11 +63,11 @@ def _campaign_row(campaign: Campaign) -> Array:
     records, plan, pool = campaign.records, campaign.plan, campaign.pool
     left, classes = len(campaign.round), campaign.task.num_classes
     scores = [r.validation for r in records if r.validation is not None] or [0.0]
-    counts = torch.bincount(pool.labels[pool.labeled], minlength=classes)
+    counts = torch.bincount(campaign.round.labels, minlength=classes)
     bought = records[-1].bought - records[0].bought
     row = [
         bought / max(1, plan.batch * plan.rounds),
-        float(pool.labeled.float().mean()),
+        len(campaign.round.labels) / len(pool),
         min(1.0, plan.batch / max(1, left)),
         math.log10(max(1, left)) / 7,
         math.log(classes) / math.log(1000),
@@ -73,8 +75,8 @@ def _campaign_row(campaign: Campaign) -> Array:
         scores[-1] - scores[-2] if len(scores) > 1 else 0.0,
         (scores[-1] - scores[0]) / max(1, len(scores) - 1),
         records[-1].reward or 0.0,
-        _entropy(counts.double()),
-        float((counts == 0).float().mean()),
+        _entropy(counts),
+        int((counts == 0).sum()) / classes,
         *_pool_uncertainty(campaign),
     ]
     return np.clip(np.asarray(row, np.float32), -1, 1)
@@ -85,18 +87,18 @@ def _pool_uncertainty(campaign: Campaign) -> list[float]:
         return [1.0, 0.0, 1.0, 0.0, 0.0]
     classes, found = campaign.task.num_classes, []
     for block in campaign.round.blocks("probs"):
-        columns = block.probs.T.contiguous()  # (C, U): everything below runs along candidates
-        found.append((*top_two(columns.T), entropy(columns.T), largest(columns)[1]))
+        columns = block.probs.T.contiguous()  # (C, U): entropies and predictions run along candidates
+        found.append((*block.top_two, entropy(columns.T), largest(columns)[1]))
     first, second, unsure, predictions = (torch.cat(parts) for parts in zip(*found, strict=True))
     predicted = torch.bincount(predictions, minlength=classes)
     stats = torch.stack([first.mean(), first.std(unbiased=False), (first - second).mean(), unsure.mean() / math.log(classes)])
-    return [*stats.tolist(), _entropy(predicted.double())]
+    return [*stats.tolist(), _entropy(predicted)]
 
 
 def _strategy_rows(campaign: Campaign) -> Array:
     records = campaign.records[1:]
     rows = np.zeros((len(campaign.strategies), len(STRATEGY_FEATURES)), np.float32)
-    rows[:, :5] = [_traits(strategy) for strategy in campaign.strategies.values()]
+    rows[:, :5] = [_traits(isinstance(strategy, ScoreStrategy), strategy.needs) for strategy in campaign.strategies.values()]
     rows[:, 9] = 1
     if records:
         weights = np.array([r.action for r in records], np.float64)  # (rounds, S)
@@ -110,14 +112,16 @@ def _strategy_rows(campaign: Campaign) -> Array:
     return np.clip(rows, -1, 1)
 
 
-def _traits(strategy: Strategy) -> list[bool]:
-    needs = strategy.needs
+@functools.cache
+def _traits(scores: bool, needs: frozenset[str]) -> list[bool]:
     return [
-        isinstance(strategy, ScoreStrategy), not needs.isdisjoint(("probs", "logits")), "mc_probs" in needs,
+        scores, not needs.isdisjoint(("probs", "logits")), "mc_probs" in needs,
         not needs.isdisjoint(("embeddings", "labeled_embeddings")), not needs.isdisjoint(("labels", "labeled_embeddings")),
     ]  # fmt: skip
 
 
-def _entropy(counts: Any) -> float:
-    share = counts / counts.sum().clamp(min=1)
-    return float(torch.special.entr(share).sum()) / math.log(max(2, len(counts)))
+def _entropy(counts: Int[Tensor, " C"]) -> float:
+    """Return the entropy of shares over log C."""
+    present = np.array([count for count in counts.tolist() if count], np.float64)
+    share = present / max(1, present.sum())
+    return -float((share * np.log(share)).sum()) / math.log(max(2, len(counts)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
 from alenv.gathered import Gathered, Inputs, gathered
 from alenv.model import TaskModel, apply_heads
-from alenv.ops import softmax
+from alenv.ops import softmax, top_two
 from alenv.pool import OUTSIDE, Pool
 from alenv.streams import Streams
 from alenv.trainer import Outputs
@@ -290,6 +290,11 @@ class Round:
         return self._get("probs")
 
     @property
+    def top_two(self) -> Float[Tensor, "2 U"]:
+        """Probabilities of each candidate's likeliest class, and of its second likeliest."""
+        return self._get("top_two")
+
+    @property
     def logits(self) -> Float[Tensor, "U C"]:
         """Logits of the candidates (log-probabilities where only those are known)."""
         return self._get("logits")
@@ -419,7 +424,7 @@ class Round:
             return False
         if name == "inputs":
             return True
-        return len(self) * self._width(name) > KEPT_ELEMENTS and (self._light or name in ("probs", "mc_probs"))
+        return len(self) * self._width(name) > KEPT_ELEMENTS and (self._light or name in ("probs", "mc_probs", "top_two"))
 
     def _stored(self, pool_inputs: Inputs) -> Inputs:
         return self._values["inputs"] if "inputs" in self._values else gathered(pool_inputs, self.candidates)
@@ -486,6 +491,7 @@ def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:
 # name -> ways to derive it: what it takes, and how
 _RULES: dict[str, Sequence[tuple[tuple[str, ...], Callable[..., Any]]]] = {
     "probs": [(("logits",), softmax)],
+    "top_two": [(("probs",), lambda probs: torch.stack(top_two(probs)))],
     "logits": [
         (("embeddings", "head"), lambda h, head: h @ head[0].T + head[1]),
         (("given_probs",), lambda probs: probs.log()),

@@ -4,7 +4,8 @@
 
 CPU seconds of one thread, medians of three. "sklearn" is `LogisticRegression` on the same objective (a bias column under the same
 penalty), one fit after the other; "alone" is our own solver, one job a call. A step buys by margin; "product alone" is the least
-that scores cost: the features of pool, validation and test times the weights of all heads.
+that scores cost: the features of pool, validation and test times the weights of all heads. Python's collector is told to pass
+over what was imported (`gc.freeze()`), as `alenv.train_agent` does.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from alenv.campaign import Plan
@@ -57,8 +59,6 @@ def embeddings(n: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def heads(count: int, dim: int, labels: int) -> str:
     """Return one line: milliseconds a fit, many at once, alone, and by scikit-learn; accuracies."""
-    from sklearn.linear_model import LogisticRegression
-
     sets = [embeddings(labels, dim, seed) for seed in range(count)]
     trainer = Trainer(device="cpu")
     jobs = [Job(lambda: linear((dim,), CLASSES), x, y, Streams(seed)) for seed, (x, y) in enumerate(sets)]
@@ -117,8 +117,6 @@ def step(count: int, problem: Problem | None, rounds: int = 5) -> str:
         return run
 
     many.reset(seed=0)
-    gc.collect()
-    gc.freeze()  # else Python's collector looks through scikit-learn's objects again and again, for half a millisecond a step
     many._fit = timed("fit", many._fit)  # type: ignore[method-assign]
     many._score = timed("scores", many._score)  # type: ignore[method-assign]
     for env in many.envs:
@@ -127,7 +125,6 @@ def step(count: int, problem: Problem | None, rounds: int = 5) -> str:
     one = ActiveLearningEnv(**given)
     one.reset(seed=0)
     alone = cpu(lambda: [one.step(action) for _ in range(rounds)], 1) / rounds
-    gc.unfreeze()
     parts = ", ".join(f"{name} {1e3 * seconds / rounds / count:.2f}" for name, seconds in spent.items())
     name = "digits, default" if problem is None else "10,000 x 128, test 10,000"
     rest = 1e3 * (together - sum(spent.values()) / rounds / count)
@@ -141,6 +138,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    gc.freeze()  # else the collector looks through scikit-learn's objects again and again: up to half a millisecond a step
     found = versions()
     names = ("alenv", "torch", "numpy", "scikit-learn", "gymnasium")
     lines = [

@@ -6,7 +6,6 @@ Also called "breaking ties" (Luo et al., JMLR 2005).
 from jaxtyping import Float
 from torch import Tensor
 
-from alenv.ops import top_two
 from alenv.round import Round
 from alenv.strategy import ScoreStrategy
 
@@ -20,5 +19,5 @@ class Margin(ScoreStrategy):
 
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return the negative margin, in [-1, 0]."""
-        first, second = top_two(round.probs)
+        first, second = round.top_two
         return second - first

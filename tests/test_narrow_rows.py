@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from alenv.ops import class_log_softmax, largest, softmax, top_two
+from alenv.round import Round
 from alenv.streams import Streams
 
 COUNTS = [1, 2, 3, 7, 15, 16, 17, 33, 100, 501]
@@ -56,3 +57,13 @@ def test_the_two_largest_are_those_of_a_sort(classes):
 def test_no_rows_give_no_rows():
     assert softmax(torch.zeros(0, 3)).shape == (0, 3)
     assert class_log_softmax(torch.zeros(2, 0, 3)).shape == (2, 3, 0)
+
+
+def test_a_rounds_two_likeliest_classes_are_shared_and_sliced_like_its_probabilities():
+    now = Round.from_arrays(logits=logits(40, 4))
+    ordered = now.probs.sort(1, descending=True).values[:, :2].T
+    assert torch.equal(now.top_two, ordered)
+    assert now.top_two is now.top_two
+    parts = [block.top_two for block in now.blocks("probs", size=7)]
+    assert torch.equal(torch.cat(parts, 1), ordered)
+    assert torch.equal(now.subset(torch.tensor([5, 2])).top_two, ordered[:, [5, 2]])
