@@ -71,12 +71,12 @@ def heads(count: int, dim: int, labels: int) -> str:
             peers = [LogisticRegression(fit_intercept=False, max_iter=1000) for _ in range(few)]
             return [peer.fit(x, y.numpy()) for peer, x, (_, y) in zip(peers, padded, sets, strict=False)]
 
-    together = cpu(lambda: trainer.fit_many(jobs)) / count
-    alone = cpu(lambda: [trainer.fit(job) for job in jobs[:few]]) / few
-    peer = cpu(sklearn) / few
     x, y = embeddings(5000, dim, 10**6)
     ours = [float((model(x).argmax(1) == y).float().mean()) for model in trainer.fit_many(jobs)[:few]]
     theirs = [fit.score(np.pad(x.numpy(), ((0, 0), (0, 1)), constant_values=1), y.numpy()) for fit in sklearn()]
+    together = cpu(lambda: trainer.fit_many(jobs)) / count
+    alone = cpu(lambda: [trainer.fit(job) for job in jobs[:few]]) / few
+    peer = cpu(sklearn) / few
     return (
         f"| {dim} | {labels} | {1e3 * together:.2f} | {1e3 * alone:.2f} | {1e3 * peer:.2f} | {peer / together:.1f} | "
         f"{alone / together:.1f} | {statistics.mean(ours):.4f} / {statistics.mean(theirs):.4f} |"
