@@ -137,12 +137,12 @@ def test_the_order_of_the_pool_does_not_matter_up_to_lots():
 def test_a_target_takes_all_turns():
     rare = torch.tensor([0.2, 0.25, 0.3, 0.7, 0.6, 0.54])
     probs = torch.stack([0.4 * (1 - rare), 0.6 * (1 - rare), rare], 1)
-    marks = torch.tensor([[0.05, 0.05, 0.9], [0.35, 0.14, 0.51]])
-    now = a_round(probs, marks, [2, 0])
-    # the line of class 2: 0 1 2, the label of class 0 at .51, 5 4 3, the label of class 2 at .9
+    marks = torch.tensor([[0.05, 0.05, 0.9], [0.14, 0.35, 0.51]])
+    now = a_round(probs, marks, [2, 1])
+    # the line of class 2: 0 1 2, the label of class 1 at .51, 5 4 3, the label of class 2 at .9
     assert Galaxy(target=2).select(now, 1).tolist() == [4]
     assert Galaxy(target=2).select(now, 2).tolist() == [4, 5]  # then between the other class and what counts as class 2
-    assert [Galaxy().select(a_round(probs, marks, [2, 0], seed=s), 1).tolist() for s in range(9)].count([4]) < 9
+    assert [Galaxy().select(a_round(probs, marks, [2, 1], seed=s), 1).tolist() for s in range(9)].count([4]) < 9
 
 
 @pytest.mark.parametrize(("target", "what"), [(-1, "number of a class"), (3, r"target in 0..1, got 3")])
