@@ -39,6 +39,7 @@ def compare(config: Mapping[str, Any], directory: str | Path, console: Console |
     """
     from alenv.progress import GridProgress
     from alenv.report import write_report
+    from alenv.tensorboard import write_comparison
     from alenv.verdict import Verdict
 
     whole = {**_defaults(), **config}
@@ -53,6 +54,7 @@ def compare(config: Mapping[str, Any], directory: str | Path, console: Console |
             raise ValueError(f"no cell finished; why is in {folder.path / 'cells'}/*/log.txt")
         verdict = Verdict(rounds, whole["baseline"])
         write_report(folder.path, verdict, cells, failures, whole)
+        write_comparison(folder.path / "tensorboard", verdict, cells, folder.path)
     return verdict
 
 

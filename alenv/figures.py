@@ -29,6 +29,7 @@ STYLE = {
     "axes.edgecolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False,
     "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
 }  # fmt: skip
+MANY = 6  # policies, from which on a legend has no room among the curves
 PICTURES = 10  # queried pictures of a round
 
 
@@ -55,23 +56,25 @@ def draw(verdict: "Verdict", cells: Sequence[Cell], root: Path) -> list[Drawing]
 
 def learning_curves(verdict: "Verdict") -> Iterable[Drawing]:
     """Yield a task's mean curves over labels, with 95 % intervals of the mean over seeds (Student's t)."""
-    import scipy.stats
-
+    many = len(verdict.policies) > MANY
+    pale = 0.04 if many else 0.12
     for task in verdict.tasks:
 
         def plot(axes: Axes, task: str = task) -> None:
+            low, high = np.inf, -np.inf
             for policy in verdict.policies:
-                table = verdict.curves.get((task, policy))
-                if table is None:
+                if (task, policy) not in verdict.curves:
                     continue
-                bought, values, n = table.columns.to_numpy(float), table.to_numpy(float), len(table)
-                mean = values.mean(0)
+                mean, below, above = verdict.band(task, policy)
+                bought = mean.index.to_numpy(float)
                 axes.plot(bought, mean, label=policy, **_line(verdict, policy))
-                if n > 1:
-                    reach = scipy.stats.t.ppf(0.975, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
-                    axes.fill_between(bought, mean - reach, mean + reach, color=_color(verdict, policy), alpha=0.12, linewidth=0)
-            axes.set(xlabel="labels bought", ylabel=verdict.metric(task), title=task)
-            axes.legend(loc="lower right", fontsize=9)
+                low, high = min(low, mean.min()), max(high, mean.max())
+                if len(verdict.curves[task, policy]) > 1:
+                    axes.fill_between(bought, below, above, color=_color(verdict, policy), alpha=pale, linewidth=0)
+            room = 0.15 * (high - low) or 0.01  # a band of few seeds may be wider than all there is to see
+            axes.set(xlabel="labels bought", ylabel=verdict.metric(task), title=task, ylim=(low - room, high + room))
+            beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+            axes.legend(fontsize=9, **(beside if many else {"loc": "lower right"}))
 
         yield _svg(f"curves_{task}", f"{task}: mean over seeds; bands are 95 % intervals of the mean.", plot)
 
@@ -114,15 +117,17 @@ def time_against_accuracy(verdict: "Verdict") -> Drawing:
     """Return what selecting costs against what it gains."""
 
     def plot(axes: Axes) -> None:
+        points: list[tuple[str, float, float]] = []
         for policy in verdict.policies:
             area, seconds = verdict.area(policy), max(verdict.seconds(policy), 1e-4)
             reach = np.nan_to_num([[area.value - area.low], [area.high - area.value]])
             axes.errorbar(seconds, area.value, reach, color=_color(verdict, policy), marker="o", capsize=3, linewidth=1)
-            axes.annotate(policy, (seconds, area.value), xytext=(6, 5), textcoords="offset points", fontsize=9)
+            points.append((policy, seconds, area.value))
         axes.set(xscale="log", xlabel="seconds of selecting a run, median", ylabel="area under the curve")
-        axes.margins(x=0.2)
+        axes.margins(x=0.25, y=0.08)
+        _name(axes, points)
 
-    return _svg("seconds", "What selecting costs, and the area under the curve it gives (with 95 % intervals).", plot)
+    return _svg("seconds", "What selecting costs, and the area under the curve it gives (with 95 % intervals).", plot, height=4.6)
 
 
 def weights(verdict: "Verdict") -> Iterable[Drawing]:
@@ -169,6 +174,25 @@ def queried(cells: Sequence[Cell], root: Path) -> Iterable[Drawing]:
             yield Drawing(
                 f"queried_{cell.task}_{cell.policy}", caption, _png(image_grid(source.train.inputs[rows], names, side=48))
             )
+
+
+def _name(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write names beside points (name, x, y), lower where another name stands already."""
+    axes.autoscale_view()  # else it would wait for the drawing, and nothing could be placed
+    scale = 72 / axes.figure.dpi  # pixels to points
+    taken: list[tuple[float, float, float]] = []  # left, right, height
+    for name, x, y in sorted(points, key=lambda point: -point[2]):
+        left, at = (scale * v for v in axes.transData.transform((x, y)))
+        right, height = left + 5.5 * len(name) + 10, at
+        above = sorted((h for start, end, h in taken if start < right and left < end), reverse=True)
+        for other in above:
+            height = min(height, other - 10) if abs(height - other) < 10 else height
+        taken.append((left, right, height))
+        thread = {"arrowstyle": "-", "linewidth": 0.5, "color": INK, "shrinkA": 0, "shrinkB": 2}
+        axes.annotate(
+            name, (x, y), xytext=(8, height - at - 3), textcoords="offset points", fontsize=8,
+            arrowprops=thread if at - height > 6 else None,
+        )  # fmt: skip
 
 
 def _mean_weights(runs: "pandas.DataFrame") -> "pandas.DataFrame":

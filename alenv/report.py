@@ -26,6 +26,7 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align:
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 figure { margin: 1rem 0; } figure svg, figure img { max-width: 100%; height: auto; display: block; }
 figcaption, .note { font-size: .9rem; opacity: .8; }
+summary { cursor: pointer; font-weight: 600; margin-top: 1rem; }
 pre { overflow-x: auto; background: var(--soft); padding: .7rem; font-size: .8rem; }
 .failed { border-left: 4px solid #c33; padding-left: .8rem; }
 """
@@ -85,7 +86,9 @@ def page(verdict: Verdict, drawings: Sequence[Drawing], failures: Sequence[tuple
     parts = [f"<ul>{said}</ul>", few * (verdict.seeds < FEW), _failures(failures), "<h2>Policies</h2>", _policies(verdict)]
     if len(verdict.tasks) > 1:
         parts += [f"<h2>Area minus {escape(verdict.baseline)}, points</h2>", _by_task(verdict)]
-    parts += ["<h2>Figures</h2>", *map(_figure, drawings)]
+    parts += ["<h2>Figures</h2>", *(_figure(d) for d in drawings if isinstance(d.content, str))]
+    sheets = "".join(_figure(d) for d in drawings if isinstance(d.content, bytes))
+    parts += [f"<details><summary>What was bought</summary>{sheets}</details>"] * bool(sheets)
     if len(verdict.policies) > 1:
         parts += ["<h2>Pair by pair</h2>", _pairs(verdict)]
     parts += [f"<h2>How to read this</h2><p>{READING}</p>", "<h2>Configuration</h2>"]

@@ -1,8 +1,10 @@
-"""A run in TensorBoard: curves over label counts, weights of strategies, queried images, the configuration."""
+"""TensorBoard. A run: curves over labels, weights of strategies, queried images. A comparison: bands, and a pool to look at."""
 
-from collections.abc import Mapping
+import math
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -10,12 +12,19 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from alenv.campaign import Campaign
+from alenv.grid import Cell
 from alenv.record import Record
 from alenv.render import image_grid
 from alenv.rundir import flat
-from alenv.runner import Callback, Run
+from alenv.runner import Callback, Run, Runner
+
+if TYPE_CHECKING:
+    from alenv.task import Task
+    from alenv.verdict import Verdict
 
 IMAGES_SHOWN = 40
+POINTS_SHOWN = 5000  # of a pool in the projector
+SPRITE = 8192  # pixels: the widest sheet of pictures that browsers take
 FINAL = ("final/aubc", "final/accuracy")  # the same in every run, so that the table of hyper-parameters keeps its columns
 
 
@@ -82,3 +91,57 @@ class TensorBoard(Callback):
         names = [campaign.task.classes[c] if c >= 0 else "-" for c in last.labels[:IMAGES_SHOWN].tolist()]
         sheet = image_grid(inputs[last.indices[:IMAGES_SHOWN]], names)
         self._writer.add_image("queried", torch.from_numpy(sheet), record.bought, dataformats="HWC")
+
+
+def write_comparison(folder: Path, verdict: "Verdict", cells: Sequence[Cell], root: Path) -> None:
+    """Write a run per policy into `folder`: mean, low and high of every task's curve, drawn as bands under "Custom Scalars".
+
+    The first seed of the first task goes to the projector: every example of its pool, with its class and, for each policy, the
+    round in which it was bought, to colour by. What lay in the folder is removed.
+
+    Args:
+        folder: of the event files.
+        verdict: the curves; intervals are those of the report's figures.
+        cells: of the grid.
+        root: of the grid.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    for policy in verdict.policies:
+        with SummaryWriter(str(folder / policy.replace("/", "_"))) as writer:
+            for task in verdict.common(policy):
+                for name, curve in zip(("mean", "low", "high"), verdict.band(task, policy), strict=True):
+                    for bought, value in curve.items():
+                        writer.add_scalar(f"{task}/{name}", value, int(str(bought)))
+            if policy == verdict.policies[0]:  # one layout serves all runs
+                bands = {t: {verdict.metric(t): ["Margin", [f"{t}/{n}" for n in ("mean", "low", "high")]]} for t in verdict.tasks}
+                writer.add_custom_scalars(bands)
+    same = [c for c in cells if c.task == verdict.tasks[0] and c.finished(root)]
+    if same:
+        _write_pool(folder / "pool", [cell for cell in same if cell.seed == same[0].seed], root)
+
+
+def _write_pool(folder: Path, cells: Sequence[Cell], root: Path) -> None:
+    """Write the pool that the cells bought from, as inputs that their nets see."""
+    task = Runner.of(cells[0].config).problem.task(cells[0].seed)
+    shown = torch.arange(len(task))[:: math.ceil(len(task) / POINTS_SHOWN)]
+    inputs = task.inputs[shown]
+    if inputs.dim() == 2 and task.tokens is not None:
+        return  # numbers of tokens are no place
+    rounds = {cell.policy: {id_: str(r["round"]) for r in cell.result(root)["records"] for id_ in r["queried"]} for cell in cells}
+    rows = [
+        [task.classes[c] if c >= 0 else "outside", *(bought.get(task.ids[i], "never") for bought in rounds.values())]
+        for i, c in zip(shown.tolist(), task.targets[shown].tolist(), strict=True)
+    ]
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_embedding(
+            ((inputs.float() - task.mean) / task.std).flatten(1).cpu(), rows, _pictures(task, shown), tag=task.name,
+            metadata_header=["class", *(f"{policy}: bought in round" for policy in rounds)],
+        )  # fmt: skip
+
+
+def _pictures(task: "Task", shown: torch.Tensor) -> torch.Tensor | None:
+    inputs = task.inputs[shown]
+    if inputs.dim() != 4 or inputs.shape[1] not in (1, 3) or math.ceil(math.sqrt(len(inputs))) * max(inputs.shape[2:]) > SPRITE:
+        return None
+    low, high = inputs.amin().float(), inputs.amax().float()
+    return ((inputs.float() - low) / (high - low).clamp(min=1e-9)).expand(-1, 3, -1, -1).cpu()

@@ -197,6 +197,15 @@ class Verdict:
             found |= {(str(task), str(policy)): table[common] for policy, table in tables.items()}
         return found
 
+    def band(self, task: str, policy: str) -> "tuple[pandas.Series[float], pandas.Series[float], pandas.Series[float]]":
+        """Return the mean curve over labels and the 95 % interval of the mean (Student's t; the mean itself for one seed)."""
+        import scipy.stats
+
+        table = self.curves[task, policy]
+        average, count = table.mean(), len(table)
+        reach = scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * table.std() / np.sqrt(count) if count > 1 else 0.0
+        return average, average - reach, average + reach
+
     def area(self, policy: str, task: str | None = None) -> Interval:
         """Return the mean area of a policy, on one task or all."""
         return interval(*(self._areas(t, policy)[0] for t in self.common(policy, task=task)))

@@ -2,17 +2,22 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
 from alenv import library
+from alenv.compare import compare
 from alenv.problem import assemble
 from alenv.runner import Runner
 from alenv.task import Examples, Source, number_ids
@@ -172,3 +177,65 @@ def test_what_a_data_set_lacks_is_left_out(test: bool, image: bool, tmp_path: Pa
 
 def test_an_empty_run_closes_quietly() -> None:
     TensorBoard().close()
+
+
+# A comparison
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("comparison")
+    config: dict[str, Any] = {
+        "datasets": ["digits", "iris"], "selectors": ["random_pick"], "fixed": ["uniform", "margin"], "seeds": 3,
+        "budget": {"initial": 12, "batch": 4, "rounds": 2}, "executor": "inline", "device": "cpu",
+    }  # fmt: skip
+    (root / "tensorboard").mkdir()
+    (root / "tensorboard" / "events.out.tfevents.old").touch()
+    compare(config, root)
+    return root
+
+
+def test_a_comparison_has_a_run_per_policy_with_mean_and_interval(compared: Path) -> None:
+    folder = compared / "tensorboard"
+    assert sorted(p.name for p in folder.iterdir()) == ["margin", "pool", "random_pick", "uniform"], "what was there is gone"
+    rounds = pandas.read_parquet(compared / "rounds.parquet")
+    for policy in ("margin", "random_pick", "uniform"):
+        found = read(folder / policy)
+        for task in ("digits", "iris"):
+            of = rounds[(rounds["policy"] == policy) & (rounds["task"] == task)].groupby("bought")["accuracy"]
+            mean, reach = of.mean(), scipy.stats.t.ppf(0.975, 2) * of.std() / np.sqrt(3)
+            for name, curve in (("mean", mean), ("low", mean - reach), ("high", mean + reach)):
+                scalars = found.Scalars(f"{task}/{name}")
+                assert [e.step for e in scalars] == [12, 16, 20]
+                assert [e.value for e in scalars] == pytest.approx(list(curve), abs=1e-6)
+
+
+def test_bands_are_laid_out_once_for_all_policies(compared: Path) -> None:
+    layouts = []
+    for run in (compared / "tensorboard").iterdir():
+        found = read(run)
+        layouts += found.Tensors("custom_scalars__config__") if "custom_scalars__config__" in found.Tags()["tensors"] else []
+    assert len(layouts) == 1
+    layout = layout_pb2.Layout.FromString(layouts[0].tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == ["digits", "iris"]
+    series = layout.category[0].chart[0].margin.series[0]
+    assert (series.value, series.lower, series.upper) == ("digits/mean", "digits/low", "digits/high")
+
+
+def test_the_projector_shows_who_bought_what_of_one_pool(compared: Path) -> None:
+    folder = compared / "tensorboard" / "pool"
+    (table,) = folder.rglob("metadata.tsv")
+    head, *rows = [line.split("\t") for line in table.read_text().splitlines()]
+    assert head == ["class", "random_pick: bought in round", "uniform: bought in round", "margin: bought in round"]
+    assert len(rows) == len(library_pool()) == len((table.parent / "tensors.tsv").read_text().splitlines())
+    for column in (1, 2, 3):
+        counts = Counter(row[column] for row in rows)
+        assert (counts["0"], counts["1"], counts["2"]) == (12, 4, 4)
+    first = {row[column] == "0" for row in rows for column in (1,)}
+    assert first == {True, False}
+    assert [row[1] == "0" for row in rows] == [row[2] == "0" for row in rows], "they share the initial set"
+    assert (table.parent / "sprite.png").exists()
+
+
+def library_pool() -> Any:
+    return assemble(dataset="digits", device="cpu").task(0)
