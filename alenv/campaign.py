@@ -159,12 +159,17 @@ class Campaign:
         return len(self.records)
 
     @property
+    def reached(self) -> bool:
+        """Whether the last model is as accurate on validation as `stop_accuracy` asks for, be it the first one."""
+        target, found = self.plan.stop_accuracy, self.records[-1].validation if self.records else None
+        return target is not None and found is not None and found >= target
+
+    @property
     def done(self) -> bool:
-        """Whether the budget is spent, the pool is empty or the target is reached."""
+        """Whether the budget is spent, the pool is empty, or a purchase has reached the target (an episode has one step at least)."""
         if not self.records:
             return False
-        target, reached = self.plan.stop_accuracy, self.records[-1].validation
-        hit = target is not None and reached is not None and reached >= target
+        hit = self.reached and self.index > 1
         return hit or self.index > self.plan.rounds or self.pool.bought == len(self.pool)
 
     def begin(self) -> Query:

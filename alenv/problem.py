@@ -66,6 +66,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.plan.check(self.pool_size)
+        if self.joint and len(self.strategies) > 1:
+            raise ValueError(
+                f"joint=true lets a strategy's head change the task model, so {len(self.strategies)} strategies would no longer be "
+                "compared on the same one; use selector=fixed, which has one"
+            )
         if self.initial is not None and self.initial.reads_labels and not isinstance(self.oracle, SimulatedOracle):
             raise ValueError("this initial set is chosen by hidden labels, which only oracle=simulated knows; use initial=random")
 

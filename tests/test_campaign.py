@@ -538,6 +538,9 @@ def test_reaching_the_accuracy_asked_for_ends_the_campaign() -> None:
     easy, hard = a_problem(stop_accuracy=first.validation), a_problem(stop_accuracy=1.01)
     campaign = easy.campaign(0)
     play(easy, campaign)
+    assert campaign.reached
+    assert not campaign.done  # whoever wants no purchase at all looks at `reached`; an episode has a step
+    play(easy, campaign, [0])
     assert campaign.done
     with pytest.raises(ValueError, match="campaign that is over"):
         campaign.choose(0)

@@ -292,3 +292,9 @@ def test_ppo_and_sac_learn_without_complaint():
         PPO("MultiInputPolicy", pick, n_steps=6, batch_size=6, seed=0, device="cpu").learn(12)
         mix = gym.make(IDS[1], rounds=3)
         SAC("MultiInputPolicy", mix, learning_starts=4, seed=0, device="cpu").learn(8)
+
+
+def test_an_episode_whose_target_is_met_at_once_ends_with_its_first_step() -> None:
+    env = ActiveLearningEnv(stop_accuracy=0.01)
+    env.reset(seed=0)
+    assert env.step(0)[2]

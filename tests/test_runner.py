@@ -435,6 +435,15 @@ def test_a_run_stops_once_validation_is_good_enough(tmp_path: Path) -> None:
     assert run.summary["bought"] == run.rounds[-1].bought == len(lines(tmp_path / "purchases.jsonl"))
 
 
+def test_a_run_whose_initial_set_is_accurate_enough_buys_nothing_more() -> None:
+    assert [r.round for r in Runner.of(a_config(stop={"accuracy": 0.01, "seconds": None})).run().rounds] == [0]
+
+
+def test_joint_heads_are_for_one_strategy() -> None:
+    with pytest.raises(ValueError, match=r"joint=true lets .* use selector=fixed"):
+        Runner.of(a_config(joint=True))
+
+
 def test_stopping_by_accuracy_needs_a_validation_split() -> None:
     with pytest.raises(ValueError, match="needs a validation split"):
         Runner.of(a_config(validation=0, stop={"accuracy": 0.5})).run()
