@@ -86,8 +86,8 @@ class AutoAL(Selector):
 
     def __init__(
         self, votes: float = 1.0, shares: bool = True, split: Split = "age", cycles: int = 1, fit_epochs: int = 200,
-        fit_goal: float = 0.1, steps: int = 120, batch: int = 64,
-        fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 1.0, prior: float = 0.5,
+        fit_goal: float = 0.2, steps: int = 60, batch: int = 32,
+        fit_lr: float = 0.005, search_lr: float = 0.05, loss_lr: float = 0.005, slope: float = 1.0, prior: float = 0.1,
         regularizer: float = 0.0, penalty: Penalty = "quadratic", search: bool = True, loss_prediction: bool = True,
         form: Form = "combined", threshold: Threshold = "quantile", scorer: Scorer = "fit_net",
     ) -> None:  # fmt: skip

@@ -545,7 +545,7 @@ def test_fit_loss_is_the_share_of_selected_samples_times_their_mean_loss():
 
 def test_fit_net_knows_the_half_it_was_fitted_to_better_than_the_held_out_one():
     env, selector = started(initial=60, batch=10)
-    selector.fit_epochs = 100
+    selector.fit_epochs, selector.fit_goal = 100, 0.0
     round = env.ballot.round
     first, second = split_halves(len(round.labels), round.generator("autoal/split"))
     net = selector._fit(round, first)
