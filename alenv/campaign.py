@@ -16,6 +16,7 @@ from alenv.arrays import Rows
 from alenv.ballot import Ballot
 from alenv.clock import Clock
 from alenv.gathered import Inputs
+from alenv.heads import distinct
 from alenv.initial import by_lot
 from alenv.metrics import purchase
 from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix, sample_shares
@@ -233,11 +234,11 @@ class Campaign:
             raise ValueError(
                 f"none of the {self.pool.bought} purchases has a usable label; buy a larger initial set (budget.initial)"
             )
-        heads = tuple(head for strategy in self.strategies.values() for head in strategy.heads())
-        unique = {head.name: replace(head, joint=True) if self._joint else head for head in heads}
+        shared = distinct(head for strategy in self.strategies.values() for head in strategy.heads())
+        heads = tuple(replace(head, joint=True) if self._joint else head for head in shared)
         return Job(
             net=self._net, inputs=self.task.inputs[labeled], targets=self.pool.labels[labeled], streams=self.streams,
-            round=self.index, heads=tuple(unique.values()), augmentation=self.task.augmentation,
+            round=self.index, heads=heads, augmentation=self.task.augmentation,
         )  # fmt: skip
 
     def rehearse(self, query: Query, labels: list[int | None]) -> Job:

@@ -1,6 +1,6 @@
 """Extra heads: small nets on a task model's feature maps that strategies declare and the trainer trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ class Head:
         joint: whether its gradient may reach the task model's body. Heads of mere candidates never do, so that adding a
             candidate does not change the task model.
         joint_until: share of the epochs after which a joint head is trained on detached features, in [0, 1].
+        parameters: the numbers `build` and `loss` were made with, which tell heads of one name apart.
     """
 
     name: str
@@ -50,10 +51,37 @@ class Head:
     loss: Callable[[HeadBatch], Tensor]
     joint: bool = False
     joint_until: float = 1.0
+    parameters: tuple[float, ...] = ()
+
+    def same(self, other: "Head") -> bool:
+        """Whether training one of them gives what the other would."""
+        mine, theirs = ((h.parameters, h.joint_until, getattr(h.loss, "__qualname__", "")) for h in (self, other))
+        return mine == theirs
 
     def reaches_body(self, epoch: int, epochs: int) -> bool:
         """Whether its gradient reaches the body in this epoch (0-based)."""
         return self.joint and epoch < self.joint_until * epochs
+
+
+def distinct(heads: Iterable[Head]) -> tuple[Head, ...]:
+    """Return one head of each name.
+
+    Raises:
+        ValueError: heads of one name differ: one module cannot be trained as both.
+    """
+    found: dict[str, Head] = {}
+    for head in heads:
+        first = found.setdefault(head.name, head)
+        if not first.same(head):
+            raise ValueError(
+                f"two heads are called '{head.name}' but differ: {_described(first)} and {_described(head)}; give the strategies "
+                "that share it the same parameters, or the head of one of them another name"
+            )
+    return tuple(found.values())
+
+
+def _described(head: Head) -> str:
+    return f"{getattr(head.loss, '__qualname__', 'loss')} with {(*head.parameters, head.joint_until)}"
 
 
 class StageHead(nn.Module):

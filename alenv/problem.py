@@ -14,6 +14,7 @@ from alenv.arrays import Rows
 from alenv.campaign import Campaign, Plan
 from alenv.embedding import Given, Shown, embedded
 from alenv.encoder import Encoder, Providers, Unlabeled, default_folder
+from alenv.heads import distinct
 from alenv.initial import LABELLED, Initial
 from alenv.initial import make as make_initial
 from alenv.model import TaskModel
@@ -134,7 +135,7 @@ class Problem:
             raise ValueError("stop.accuracy needs a validation split; set validation=, or drop stop.accuracy")
         with streams.scoped("init"):  # making weights draws from the global generators
             model = self.make_net(task)
-        offered = {f"aux:{head.name}" for strategy in self.strategies.values() for head in strategy.heads()}
+        offered = {f"aux:{head.name}" for head in distinct(h for strategy in self.strategies.values() for h in strategy.heads())}
         offered |= {f"features:{name}" for name in self.providers.encoders}
         needing: dict[tuple[str, ...], list[str]] = {}  # what is not there -> who needs it
         for name, strategy in self.strategies.items():

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alenv.heads import Head
+from alenv.heads import Head, distinct
 from alenv.round import Round
 
 NEEDS = frozenset({
@@ -139,7 +139,7 @@ class Wrapper(Strategy):
 
     def heads(self) -> tuple[Head, ...]:
         """Return the heads of the strategies inside, one of each name."""
-        return tuple({head.name: head for strategy in self.parts.values() for head in strategy.heads()}.values())
+        return distinct(head for strategy in self.parts.values() for head in strategy.heads())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the strategies inside have learned, by parameter."""

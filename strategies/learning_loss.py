@@ -35,7 +35,8 @@ class LearningLoss(ScoreStrategy):
 
     def heads(self) -> tuple[Head, ...]:
         """Return the loss-prediction head."""
-        return (Head("loss", lambda shapes, *_: StageHead(shapes, 1, self.width), self._loss, joint_until=self.joint_until),)
+        numbers = (self.margin, self.weight, self.width)
+        return (Head("loss", lambda shapes, *_: StageHead(shapes, 1, self.width), self._loss, False, self.joint_until, numbers),)
 
     def _loss(self, batch: HeadBatch) -> Float[Tensor, ""]:
         true = F.cross_entropy(batch.logits, batch.targets, reduction="none")

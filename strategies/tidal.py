@@ -40,7 +40,7 @@ class TiDAL(ScoreStrategy):
 
     def heads(self) -> tuple[Head, ...]:
         """Return the head that learns the averages."""
-        return (Head("dynamics", self._build, self._loss),)
+        return (Head("dynamics", self._build, self._loss, parameters=(self.weight, self.width)),)
 
     def _build(self, shapes: Sequence[Sequence[int]], classes: int, examples: int) -> "DynamicsHead":
         return DynamicsHead(shapes, classes, examples, self.width)
