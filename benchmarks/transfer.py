@@ -3,25 +3,32 @@
     python -m alenv.train_agent hydra.run.dir=runs/ppo
     python -m alenv.train_agent hydra.run.dir=runs/bandit 'learner={gamma: 0}'
     python -m alenv.train_agent hydra.run.dir=runs/imitation algorithm=imitation steps=2000 chapter=400
-    python benchmarks/transfer.py [--seeds 20] [--agents NAME=FOLDER ...] [--fashion-mnist FOLDER]
+    python benchmarks/transfer.py [--seeds 20] [--agents NAME=FOLDER NAME=FOLDER/best ...] [--fashion-mnist FOLDER]
 
 The agents are trained on Gaussian mixtures, wine and breast_cancer and tested here on what is none of them; without `--agents`
 the one that comes with alenv is tested. All campaigns of one (data set, seed) share splits, initial labels and the first model.
 "the best strategy in hindsight" is the best on the mean of all seeds, known only afterwards. "strategy oracle" tries every
 strategy in every round and looks at the test split. Intervals are 95 % bootstrap intervals (BCa) of the mean paired difference.
+
+What limits the policies is measured apart, a round at a time: from states that random picks lead to, every strategy's batch is
+bought and trained on, and taken back. What a way of choosing wins over a random strategy is counted on one half of the test
+split; "by the other half" chooses by the other one: about all that one round offers. "by validation" chooses by what the reward
+measures.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
 import torch
 from gymnasium.vector import AutoresetMode
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from alenv.agent_trainer import greedy
 from alenv.agents import load_agent, seen, shipped
@@ -34,6 +41,7 @@ from alenv.streams import Streams
 from alenv.vector_env import ActiveLearningVectorEnv
 
 STRATEGIES = ["uniform", "margin", "entropy", "kmeans", "typiclust", "coreset", "bald"]
+TRAINED = "mixtures, as in training"
 SMALL = {"initial": 6, "batch": 6, "rounds": 10}
 TASKS: dict[str, tuple[Any, dict[str, int]]] = {
     "iris": ("iris", SMALL),
@@ -43,6 +51,7 @@ TASKS: dict[str, tuple[Any, dict[str, int]]] = {
         {"dataset": {"name": "fashion_mnist"}, "classes": 5, "size": 600, "components": 32},
         {"initial": 10, "batch": 10, "rounds": 10},
     ),
+    TRAINED: ({"name": "mixtures", "size": 400}, SMALL),
 }
 Act = Callable[[ActiveLearningVectorEnv, Mapping[str, Any]], npt.NDArray[Any]]
 
@@ -59,9 +68,7 @@ def tcm(env: ActiveLearningVectorEnv, _: Any) -> npt.NDArray[Any]:
 
 def oracle(env: ActiveLearningVectorEnv, _: Any) -> npt.NDArray[Any]:
     """Act as the strategy oracle does; ties fall by lot."""
-    found = torch.stack([looked_ahead(one, len(STRATEGIES)) for one in env.envs])
-    lots = torch.rand(found.shape, generator=Streams(env.envs[0].campaign.index)("oracle"))
-    return torch.where(found == found.amax(1, keepdim=True), lots, -1.0).argmax(1).numpy()
+    return first_of(torch.stack([looked_ahead(one, len(STRATEGIES)) for one in env.envs]), env.envs[0].campaign.index).numpy()
 
 
 def agent(path: Path, sample: bool = False) -> Act:
@@ -133,6 +140,62 @@ def table(
         yield f"| {called} | {values.mean():.4f} ({values.std(ddof=1):.4f}) | {differences} |"
 
 
+class Ahead(NamedTuple):
+    """What each strategy's batch would lead to in E states: accuracy on the halves of the test split and on validation."""
+
+    counted: Float[Tensor, "E S"]
+    other: Float[Tensor, "E S"]
+    validation: Float[Tensor, "E S"]
+
+
+def ahead(env: ActiveLearningVectorEnv) -> Ahead:
+    """Buy, train and test each strategy's batch in every campaign; nothing stays bought."""
+    rows = []
+    for one in env.envs:
+        campaign, problem = one.campaign, one.problem
+        queries = [campaign.suppose(s) for s in range(len(STRATEGIES))]
+        models = problem.trainer.fit_many([campaign.rehearse(q, problem.oracle.label(q.indices)) for q in queries])
+        test, held = campaign.task.test.known, campaign.task.validation.known
+        right = torch.stack([model(test.inputs[:]).argmax(1) == test.targets for model in models]).double()
+        seen = torch.stack([model(held.inputs[:]).argmax(1) == held.targets for model in models]).double()
+        rows.append(torch.stack([right[:, ::2].mean(1), right[:, 1::2].mean(1), seen.mean(1)]))
+    return Ahead(*torch.stack(rows, 1))
+
+
+def first_of(scores: Float[Tensor, "E S"], seed: int) -> Int[Tensor, " E"]:
+    """Return the highest of each row; ties fall by lot."""
+    lots = torch.rand(scores.shape, generator=Streams(seed)("ties"))
+    return torch.where(scores == scores.amax(1, keepdim=True), lots, -1.0).argmax(1)
+
+
+def one_round(spec: Any, budget: Mapping[str, int], seeds: int, agents: Mapping[str, Path]) -> str:
+    """Return the cells of one data set: what ways of choosing win in a round, in points of test accuracy."""
+    problem = family(spec, STRATEGIES, Plan(budget["initial"], budget["batch"], budget["rounds"]), device="cpu")
+    env = ActiveLearningVectorEnv(seeds, problems=problem, autoreset_mode=AutoresetMode.DISABLED, max_strategies=len(STRATEGIES))
+    acts = {name: agent(path) for name, path in agents.items()}
+    wins: dict[str, list[Tensor]] = {}
+    gains, noisy, every = [], [], []
+    observations, _ = env.reset(seed=10**6)
+    for round in range(budget["rounds"]):
+        found = ahead(env)
+        picks = {"by the other half": first_of(found.other, round), "by validation": first_of(found.validation, round)}
+        picks |= {name: torch.as_tensor(act(env, observations)) for name, act in acts.items()}
+        centred = found.counted - found.counted.mean(1, keepdim=True)
+        for name, chosen in picks.items():
+            wins.setdefault(name, []).append(centred.gather(1, chosen.unsqueeze(1))[:, 0])
+        every.append(centred)
+        gains.append(centred.flatten())
+        noisy.append((found.validation - found.validation.mean(1, keepdim=True)).flatten())
+        observations = env.step(np.random.default_rng(round).integers(len(STRATEGIES), size=seeds))[0]
+    steady = torch.cat(every).mean(0)
+    wins["the best strategy in hindsight"] = [torch.cat(every)[:, int(steady.argmax())]]
+    correlation = torch.corrcoef(torch.stack([torch.cat(gains), torch.cat(noisy)]))[0, 1]
+    order = ["by the other half", "by validation", "the best strategy in hindsight", *agents]
+    means = {name: torch.cat(wins[name]) for name in order}
+    cells = [f"{100 * float(m.mean()):+.2f} ± {100 * float(m.std()) / len(m) ** 0.5:.2f}" for m in means.values()]
+    return " | ".join([*cells, f"{float(correlation):.2f}"])
+
+
 def main() -> None:
     """Run every policy on every data set and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,17 +212,22 @@ def main() -> None:
     lines += ["| agent | made by | steps | s |", "|---|---|---|---|"]
     lines += [f"| {name} | `{how['command']}` | {how['steps']} | {how['seconds']:.0f} |" for name, how in made.items()]
     start = time.perf_counter()
+    heads = ["by the other half", "by validation", "the best strategy in hindsight", *agents]
+    rounds = ["\n## What one round offers, points of test accuracy over a random strategy, ± standard error\n"]
+    rounds += ["| data | " + " | ".join(heads) + " | correlation of validation and test |", "|---|" + "---|" * (len(heads) + 1)]
     for task in options.tasks:
         spec, budget = TASKS[task]
         if "fashion" in task:
             if not options.fashion_mnist:
                 continue
             spec = {**spec, "dataset": {"name": "fashion_mnist", "root": options.fashion_mnist}}
-        found = {name: areas(spec, budget, options.seeds, kind, act) for name, (kind, act) in policies(agents).items()}
-        lines += table(task, budget, found, agents)
+        rounds.append(f"| {task} | {one_round(spec, budget, options.seeds, agents)} |")
+        if task != TRAINED:
+            found = {name: areas(spec, budget, options.seeds, kind, act) for name, (kind, act) in policies(agents).items()}
+            lines += table(task, budget, found, agents)
         print(f"{task}: {time.perf_counter() - start:.0f} s", flush=True)
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+        options.out.write_text("\n".join(lines + rounds) + "\n", encoding="utf-8")
+    print("\n".join(lines + rounds))
 
 
 if __name__ == "__main__":
