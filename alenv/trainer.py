@@ -19,6 +19,7 @@ from alenv.heads import Head, HeadBatch
 from alenv.memory import in_blocks
 from alenv.metrics import classification
 from alenv.model import Laplace, TaskModel
+from alenv.modes import Compiled, deterministic
 from alenv.streams import Streams, preserved
 from alenv.task import Augmentation, Examples
 
@@ -121,12 +122,17 @@ class Trainer:
         precision: "auto" is bfloat16 autocast for nets on images (inputs of four axes; channels-last too) and on tokens where
             the device has bfloat16 natively, float32 elsewhere; heads and losses are always float32.
         inference_batch: examples per forward pass when nothing is trained.
+        deterministic: use torch's deterministic algorithms while fitting (and fail where an operation has none); on CPU results
+            repeat bit by bit anyway.
+        compile: backend of `torch.compile` for the passes of nets trained with AdamW, such as "inductor"; it compiles once or
+            twice in a campaign, not in every round.
     """
 
     def __init__(
         self, device: str = "auto", epochs: int = 50, min_steps: int = 200, batch_size: int = 64, lr: float = 2e-3,
         weight_decay: float = 0.01, prior_precision: float = 1.0, augment: bool = True,
         precision: Literal["auto", "float32", "bfloat16"] = "auto", inference_batch: int = 2048,
+        deterministic: bool = False, compile: str | None = None,
     ) -> None:  # fmt: skip
         if precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"expected trainer.precision=auto, float32 or bfloat16, got '{precision}'")
@@ -134,6 +140,7 @@ class Trainer:
         self.epochs, self.min_steps, self.batch_size = epochs, min_steps, batch_size
         self.lr, self.weight_decay, self.prior_precision = lr, weight_decay, prior_precision
         self.augment, self.precision, self.inference_batch = augment, precision, inference_batch
+        self.deterministic, self._compiled = deterministic, None if compile is None else Compiled(compile)
 
     def fit(self, job: Job) -> TaskModel:
         """Train a fresh model on `job` and return it in eval mode, without gradients."""
@@ -144,6 +151,10 @@ class Trainer:
 
         Linear heads are fitted together, those of like size as one batch.
         """
+        with deterministic(self.deterministic):
+            return self._fitted(jobs)
+
+    def _fitted(self, jobs: Sequence[Job]) -> list[TaskModel]:
         with preserved(self.device):
             models = [self._fresh(job) for job in jobs]
         convex = [place for place, model in enumerate(models) if model.solver != "sgd"]
@@ -218,6 +229,8 @@ class Trainer:
         order = None if lengths is None else lengths.sort(descending=True, stable=True).indices
         whole: dict[str, Tensor] = {}
         for rows, found in self._blocks(compute, inputs, order):
+            if order is None and len(found.embeddings) == len(inputs) and found.logits.is_contiguous():
+                return found
             for name, part in {"embeddings": found.embeddings, "logits": found.logits, **found.aux}.items():
                 if name not in whole:
                     whole[name] = part.new_empty(len(inputs), *part.shape[1:])
@@ -229,8 +242,6 @@ class Trainer:
     ) -> Iterator[tuple[slice, Outputs]]:
         def block(rows: slice) -> Outputs:
             return compute(inputs[rows] if order is None else inputs[order[rows]])
-            if order is None and len(found.embeddings) == len(inputs) and found.logits.is_contiguous():
-                return found
 
         return in_blocks(block, len(inputs), self.inference_batch, "inference", bar=False)
 
@@ -297,6 +308,9 @@ class Trainer:
     def _descend(self, model: TaskModel, job: Job, batch_size: int) -> None:
         """Train by gradient descent whatever the convex solver has not: the whole net, or its extra heads alone."""
         frozen = model.solver == "lbfgs"
+        fresh = model
+        if self._compiled is not None and not frozen:
+            model = self._compiled.twin(job.net, fresh)
         if frozen:
             model.requires_grad_(False)
             model.aux.requires_grad_(True)
@@ -324,6 +338,8 @@ class Trainer:
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+        if model is not fresh:
+            fresh.load_state_dict(model.state_dict())
 
     def _loss(
         self, model: TaskModel, job: Job, x: Tensor, targets: Tensor, weights: Tensor, rows: Tensor,
