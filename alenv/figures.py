@@ -85,25 +85,26 @@ def rank_diagram(verdict: "Verdict") -> Drawing | None:
     if len(ranks) < 2 or len(verdict.areas.dropna()) < 2:
         return None
     half, count = (len(ranks) + 1) // 2, len(ranks)
+    first, last = int(np.floor(ranks.min())), int(np.ceil(ranks.max()))
+    wide = max(last - first, 1)
 
     def plot(axes: Axes) -> None:
         bars = [clique for clique in verdict.cliques if len(clique) > 1]
         top = 0.6 + 0.35 * len(bars)
-        axes.hlines(0, 1, count, color=INK, linewidth=1)
-        for tick in range(1, count + 1):
+        axes.hlines(0, first, first + wide, color=INK, linewidth=1)
+        for tick in range(first, first + wide + 1):
             axes.vlines(tick, -0.15, 0, color=INK, linewidth=1)
             axes.text(tick, -0.3, str(tick), ha="center", va="bottom", fontsize=9)
         for i, (policy, rank) in enumerate(ranks.items()):
             left = i < half
-            y, edge = top + 0.6 * (i if left else count - 1 - i), 0.7 if left else count + 0.3
+            y, edge = top + 0.6 * (i if left else count - 1 - i), first - 0.03 * wide if left else first + 1.03 * wide
             axes.plot([rank, rank, edge], [0, y, y], color=_color(verdict, str(policy)), linewidth=1.2)
-            text = f"{policy} ({rank:.2f})"
-            axes.text(edge - 0.05 if left else edge + 0.05, y, text, ha="right" if left else "left", va="center")
+            text = f" {policy} ({rank:.2f}) "
+            axes.text(edge, y, text, ha="right" if left else "left", va="center")
         for i, clique in enumerate(bars):
             y = 0.35 + 0.35 * i
-            axes.hlines(y, ranks[clique[0]] - 0.04, ranks[clique[-1]] + 0.04, color=INK, linewidth=4)
-        wide = 0.35 * (count + 1)
-        axes.set(xlim=(0.7 - wide, count + 0.3 + wide), ylim=(top + 0.6 * half, -0.8))
+            axes.hlines(y, ranks[clique[0]] - 0.01 * wide, ranks[clique[-1]] + 0.01 * wide, color=INK, linewidth=4)
+        axes.set(xlim=(first - 0.5 * wide, first + 1.5 * wide), ylim=(top + 0.6 * half, -0.8))
         axes.axis("off")
 
     caption = (

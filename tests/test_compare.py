@@ -188,3 +188,9 @@ def test_every_preset_makes_a_grid_that_can_run(name: str) -> None:
     if name.endswith("_small"):
         for cell in {(cell.task, cell.policy): cell for cell in cells}.values():
             Runner.of({**cell.config, "device": "cpu"})
+
+
+def test_the_preset_of_everything_leaves_out_nobody() -> None:
+    config = composed("preset=everything")
+    assert {*config["fixed"]} == {*library.names("strategy")} - {"most_likely_positive"}, "one class's arm of TAILOR"
+    assert {*config["selectors"]} == {*library.names("selector")} - {"fixed"}
