@@ -14,7 +14,8 @@ class PPO(agents.PickingSelector):
     alenv.train_agent` makes one. It runs frozen. Also runs what algorithm=maskable_ppo and algorithm=imitation trained.
 
     Args:
-        path: folder or .safetensors file of an agent; None for the one that comes with alenv.
+        path: folder or .safetensors file of an agent; None for the one that comes with alenv (trained by algorithm=imitation,
+            which transfers better: `benchmarks/results/transfer.md`).
         sample: draw a strategy from the policy, as in training, instead of taking the likeliest.
     """
 
