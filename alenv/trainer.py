@@ -375,7 +375,10 @@ class Trainer:
     @contextlib.contextmanager
     def autocast(self, inputs: Tensor | Gathered) -> Iterator[None]:
         """Run nets on `inputs` in the precision this trainer uses."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half(inputs)):
+        if not self.half(inputs):
+            yield
+            return
+        with torch.autocast(self.device.type, torch.bfloat16):
             yield
 
 
