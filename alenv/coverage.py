@@ -1,13 +1,14 @@
 """Covering a pool with balls or kernels around what is labelled; each function has a brute-force twin in the tests."""
 
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alenv import geometry
+from alenv import geometry, ops
 from alenv.round import Round
 from alenv.trainer import has_native_bfloat16
 
@@ -59,6 +60,8 @@ class Coverage:
         for part in _augmented((labeled - centre) * scale).split(SIDE) if len(labeled) else ():
             for block in _cuts(len(x), SIDE):
                 self.level[block] = torch.maximum(self.level[block], kernel(_closeness(self.rows[block], part)).amax(1))
+        filtered = kernel is ball and x.is_cpu and has_native_bfloat16(x.device)
+        self._filter = _filtered_balls(self.rows) if filtered else None
         self.gain = self._gains()
         self._ready: dict[int, Tensor] = {}
 
@@ -82,35 +85,98 @@ class Coverage:
     def take(self, count: int, generator: torch.Generator, score: Callable[[Tensor], Tensor] | None = None) -> Int[Tensor, " k"]:
         """Add the row of the largest gain, or of the largest score(gains), `count` times; equals fall by lot."""
         lot = torch.randperm(len(self.rows), generator=generator, device=self.rows.device)
-        picks = []
+        pick = self._take_lazily if score is None else self._take_eagerly
+        return torch.stack(list(pick(count, lot, score)))
+
+    def _take_eagerly(self, count: int, lot: Int[Tensor, " n"], score: Any) -> Iterator[Tensor]:
         for _ in range(count):
-            worth = self.gain
-            if score is not None:
-                worth = score(worth.clamp(min=0)).masked_fill_(worth == -torch.inf, -torch.inf)
-            picks.append(lot[worth[lot].argmax()])
-            if int(picks[-1]) not in self._ready:
-                leaders = lot[torch.sort(worth[lot], descending=True, stable=True).indices[: min(LEADERS, count)]]
-                columns = _closeness(self.rows, self.rows[leaders]).T.contiguous()
-                self._ready = dict(zip(leaders.tolist(), columns, strict=True))
-            self.add(picks[-1])
-        return torch.stack(picks)
+            worth = score(self.gain.clamp(min=0)).masked_fill_(self.gain == -torch.inf, -torch.inf)
+            pick = lot[worth[lot].argmax()]
+            self._prepare(pick, worth, lot, count)
+            self.add(pick)
+            yield pick
+
+    def _take_lazily(self, count: int, lot: Int[Tensor, " n"], _: Any) -> Iterator[Tensor]:
+        """Let lifts wait until they fill a block: gains only fall, so old ones are bounds, and leaders are brought up to date."""
+        bounds, waiting = self.gain.clone(), _Lifts.none(self.level)
+
+        def gains(rows: Tensor) -> Tensor:
+            return self.gain[rows] - self._fall(rows, waiting)
+
+        for _ in range(count):
+            pick = ops.lazy_argmax(bounds, gains, lot)
+            self._prepare(pick, bounds, lot, count)
+            similar = self.kernel(self._ready.pop(int(pick)))
+            rows = torch.nonzero((similar > self.level) & (self.weight > 0)).flatten()
+            waiting = waiting.and_also(rows, self.level[rows], similar[rows])
+            self.level[rows] = similar[rows]
+            self.gain[pick] = bounds[pick] = -torch.inf
+            if len(waiting.rows) >= SIDE:
+                waiting = self._settle(waiting)
+                bounds = self.gain.clone()
+            yield pick
+        self._settle(waiting)
+
+    def _prepare(self, pick: Int[Tensor, ""], worth: Float[Tensor, " n"], lot: Int[Tensor, " n"], count: int) -> None:
+        """Compute the column of `pick`, and of those likely to be added after it."""
+        if int(pick) not in self._ready:
+            leaders = torch.cat([pick.view(1), lot[worth[lot].topk(min(LEADERS, count, len(lot))).indices]])
+            columns = _closeness(self.rows, self.rows[leaders]).T.contiguous()
+            self._ready = dict(zip(leaders.tolist(), columns, strict=True))
+
+    def _fall(self, some: Int[Tensor, " k"], lifts: "_Lifts") -> Float[Tensor, " k"]:
+        """Return by how much lifts lower the gains of some rows."""
+        parts = []
+        for block in some.split(max(1, SIDE**2 // max(1, len(lifts.rows)))):
+            similar = self.kernel(_closeness(self.rows[block], self.rows[lifts.rows]))
+            parts.append(similar.clamp_(lifts.low, lifts.high).sub_(lifts.low) @ self.weight[lifts.rows])
+        return torch.cat(parts)
+
+    def _settle(self, lifts: "_Lifts") -> "_Lifts":
+        """Lower all gains by what was lifted, and return that nothing waits."""
+        for part in lifts.split(SIDE) if len(lifts.rows) else ():
+            others = _swapped(self.rows[part.rows]).T
+            weight = self.weight[part.rows]
+            for block in _cuts(len(self.rows), SIDE):
+                if self._filter:
+                    self.gain[block] -= self._filter(block, part.rows) @ weight
+                else:
+                    fall = self.kernel(self.rows[block] @ others).clamp_(part.low, part.high).sub_(part.low)
+                    self.gain[block] -= fall @ weight
+        return _Lifts.none(self.level)
 
     def _gains(self) -> Float[Tensor, " n"]:
         """Return all gains at once; the kernel is symmetric, so each block of it serves twice."""
         gain = torch.zeros(len(self.rows), dtype=torch.float64, device=self.rows.device)
-        filtered = self.kernel is ball and self.rows.is_cpu and has_native_bfloat16(self.rows.device)
-        kernel = _filtered_balls(self.rows) if filtered else None
         cuts = list(_cuts(len(self.rows), SIDE))
         for i, left in enumerate(cuts):
             for right in cuts[i:]:
-                block = kernel(left, right) if kernel else self.kernel(_closeness(self.rows[left], self.rows[right]))
+                block = self._filter(left, right) if self._filter else self.kernel(_closeness(self.rows[left], self.rows[right]))
                 if right is not left:
                     gain[right] += self.weight[left] @ (block - self.level[left, None]).clamp_(min=0)
                 gain[left] += block.sub_(self.level[right]).clamp_(min=0) @ self.weight[right]
         return gain
 
 
-def _filtered_balls(rows: Float[Tensor, "n E"]) -> Callable[[slice, slice], Float[Tensor, "p q"]]:
+class _Lifts(NamedTuple):
+    """Rows of a cover whose level was lifted, from where and to where; a row may be lifted again."""
+
+    rows: Int[Tensor, " m"]
+    low: Float[Tensor, " m"]
+    high: Float[Tensor, " m"]
+
+    @classmethod
+    def none(cls, like: Float[Tensor, " n"]) -> "_Lifts":
+        return cls(torch.zeros(0, dtype=torch.int64, device=like.device), like[:0], like[:0])
+
+    def and_also(self, rows: Int[Tensor, " k"], low: Float[Tensor, " k"], high: Float[Tensor, " k"]) -> "_Lifts":
+        return _Lifts(torch.cat([self.rows, rows]), torch.cat([self.low, low]), torch.cat([self.high, high]))
+
+    def split(self, size: int) -> "list[_Lifts]":
+        return [_Lifts(*part) for part in zip(*(each.split(size) for each in self), strict=True)]
+
+
+def _filtered_balls(rows: Float[Tensor, "n E"]) -> Callable[[slice, slice | Tensor], Float[Tensor, "p q"]]:
     """Return what gives `ball` of a block of pairs: multiplied in bfloat16, and again in float32 where that may err.
 
     Rounding both factors and the product to 9 bits errs by less than 2^-7 |x| |y|.
@@ -118,7 +184,7 @@ def _filtered_balls(rows: Float[Tensor, "n E"]) -> Callable[[slice, slice], Floa
     short, norms = rows[:, :-2].bfloat16(), rows[:, -2]
     lengths = (-2 * norms).sqrt()
 
-    def block(left: slice, right: slice) -> Tensor:
+    def block(left: slice, right: slice | Tensor) -> Tensor:
         within = (short[left] @ short[right].T).float().add_(norms[left, None] + 1).add_(norms[right])
         slack = float(lengths[left].amax() * lengths[right].amax()) * 2**-7
         i, j = torch.nonzero(within.abs() <= slack, as_tuple=True)
