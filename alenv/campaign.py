@@ -167,7 +167,7 @@ class Campaign:
 
     @property
     def done(self) -> bool:
-        """Whether the budget is spent, the pool is empty, or a purchase has reached the target (an episode has one step at least)."""
+        """Whether the budget is spent, the pool is empty, or a purchase has reached the target: an episode has a step."""
         if not self.records:
             return False
         hit = self.reached and self.index > 1

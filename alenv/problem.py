@@ -69,7 +69,7 @@ class Problem:
         self.plan.check(self.pool_size)
         if self.joint and len(self.strategies) > 1:
             raise ValueError(
-                f"joint=true lets a strategy's head change the task model, so {len(self.strategies)} strategies would no longer be "
+                f"joint=true lets a strategy's head change the task model, so {len(self.strategies)} strategies would not be "
                 "compared on the same one; use selector=fixed, which has one"
             )
         if self.initial is not None and self.initial.reads_labels and not isinstance(self.oracle, SimulatedOracle):
