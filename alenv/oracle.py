@@ -107,8 +107,9 @@ class NoisyOracle(SimulatedOracle):
 class FileOracle(Oracle):
     """A person who answers in a file.
 
-    The first question writes `query.csv` (id, label) into the run directory and raises `AwaitingLabels`; asked again, it reads
-    the answers: a class name or number; blank, or "?", for "no label". A file without any answer yet is not an answer.
+    The first question writes `query.csv` (id, label; the text too, where there is one) into the run directory and raises
+    `AwaitingLabels`; asked again, it reads the answers: a class name or number; blank, or "?", for "no label". A file without
+    any answer yet is not an answer.
     """
 
     def begin(self, task: Task, streams: Streams, directory: Path | None = None) -> None:
@@ -117,7 +118,7 @@ class FileOracle(Oracle):
         if directory is None:
             raise ValueError("oracle=file needs a run directory; use it with alenv.train, not inside a bare environment")
         self.path = directory / "query.csv"
-        self._ids, self._classes = task.ids, task.classes
+        self._ids, self._classes, self._texts = task.ids, task.classes, task.texts
 
     def label(self, indices: Int[Tensor, " B"]) -> list[int | None]:
         """Return the answers in `query.csv`, or write the question there.
@@ -128,7 +129,7 @@ class FileOracle(Oracle):
         """
         ids = [self._ids[i] for i in indices.tolist()]
         if not self.path.exists():
-            self._ask(ids)
+            self._ask(indices.tolist())
             raise AwaitingLabels(
                 f"{len(ids)} labels wanted: fill in the label column of {self.path} and run the same command again"
             )
@@ -143,8 +144,10 @@ class FileOracle(Oracle):
         """Remove the answered question; until the ledger holds the answers it stays."""
         self.path.unlink(missing_ok=True)
 
-    def _ask(self, ids: Sequence[str]) -> None:
-        rows = ["id,label", *(f"{_quoted(id_)}," for id_ in ids)]
+    def _ask(self, indices: Sequence[int]) -> None:
+        texts = self._texts
+        rows = ["id,label" if texts is None else "id,label,text"]
+        rows += [f"{_quoted(self._ids[i])}," + ("" if texts is None else f",{_quoted(texts[i])}") for i in indices]
         write_atomically(self.path, "\n".join(rows) + "\n")
 
     def _read(self, ids: Sequence[str]) -> dict[str, str]:
