@@ -23,7 +23,7 @@ class Gradients(Points):
         self, a: Float[Tensor, "n C"], h: Float[Tensor, "n D"], bias: bool = True, norms: Float[Tensor, " n"] | None = None
     ) -> None:
         self.a, self.h, self.bias = a, h, bias
-        self.norms = a.square().sum(1) * (torch.linalg.vector_norm(h, dim=1).square_() + bias) if norms is None else norms
+        self.norms = _squared(a) * (_squared(h) + bias) if norms is None else norms
 
     def at(self, rows: Int[Tensor, " k"] | slice) -> "Gradients":
         """Return some of the gradients."""
@@ -46,6 +46,10 @@ class Gradients(Points):
         """Return the gradients written out, E = C (D + 1) or C D: for few of them."""
         h = torch.nn.functional.pad(self.h, (0, 1), value=1.0) if self.bias else self.h
         return (self.a.unsqueeze(2) * h.unsqueeze(1)).flatten(1)
+
+
+def _squared(rows: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+    return torch.linalg.vector_norm(rows, dim=1).square_()  # no array of squares
 
 
 def pseudo_gradients(round: Round, bias: bool = True) -> Gradients:
