@@ -33,7 +33,8 @@ from torch.nn.functional import normalize
 
 from alenv import geometry, library, ops
 from alenv.gradients import pseudo_gradients
-from alenv.round import MissingOutputError, Round
+from alenv.round import Round
+from alenv.strategy import Strategy
 from alenv.streams import Streams
 from alenv.trainer import has_native_bfloat16
 from alenv.version import VERSION
@@ -41,6 +42,11 @@ from alenv.version import VERSION
 DIM = 512
 GROWTH = (10_000, 20_000, 40_000, 80_000)
 SPACE = 2**30  # bytes over the pool that a selection may take
+SECONDS = 120  # CPU time after which a sweep gives a strategy up
+LEAST = (5e-3, 16.0)  # seconds and MB below which growth is noise
+QUADRATIC = ("probcover", "max_herding", "uncertainty_herding", "dcom", "cluster_margin")  # by definition
+LINEAR_BOUND, QUADRATIC_BOUND = 1.15, 2.05  # exponents in N
+GIVEN = {"probs", "logits", "embeddings", "labeled_embeddings", "discarded_embeddings", "labels", "head", "mc_probs"}
 
 
 class Contender(NamedTuple):
@@ -99,7 +105,7 @@ def everything(size: int, classes: int, labeled: int = 1000) -> Round:
     weight = 4 * torch.randn(classes, DIM, generator=Streams(0)("head"))
     return Round.from_arrays(
         logits=x @ weight.T, embeddings=x, head=(weight, torch.zeros(classes)), labels=torch.arange(labeled) % classes,
-        labeled_embeddings=known, mc_probs=probabilities(x, classes, draws=5),
+        labeled_embeddings=known, discarded_embeddings=known[:0], mc_probs=probabilities(x, classes, draws=5),
     )  # fmt: skip
 
 
@@ -257,7 +263,11 @@ def batchbald(options: argparse.Namespace) -> Iterator[Contender]:
         from skactiveml.pool._bald import batch_bald
 
         probs = draws.numpy().astype(np.float64)
-        yield Contender("scikit-activeml", lambda: batch_bald(probs, batch, n_MC_samples=1000, random_state=0))
+
+        def verdict(gains: Any, first: Any) -> str:  # the first four picks know of all 10^3 configurations, the fifth of a sample
+            return f"{int((np.nanargmax(gains, 1) == first.numpy())[:4].sum())} of the first 4 picks at the same place"
+
+        yield Contender("scikit-activeml", lambda: batch_bald(probs, batch, n_MC_samples=1000, random_state=0), verdict)
 
 
 @case(
@@ -268,18 +278,68 @@ def alone(options: argparse.Namespace, name: str) -> Iterator[Contender]:
     yield Contender("alenv", lambda: strategy.select(round_, options.batch))
 
 
+@case(*(f"imagenet:{name}" for name in ("badge", "coreset", "base", "margin")))
+def imagenet(options: argparse.Namespace, name: str) -> Iterator[Contender]:
+    """A tenth of ImageNet: 128,000 x 2,048 features, 1,000 classes; what counts is memory over these arrays."""
+    draw, size, width, classes = Streams(0)("imagenet"), 128_000, 2048, 1000
+    x, weight = torch.empty(size, width), torch.randn(classes, width, generator=draw)
+    logits = torch.empty(size, classes)
+    for block in range(0, size, 8000):
+        rows = slice(block, block + 8000)
+        centres = weight[torch.randint(classes, (8000,), generator=draw)]
+        x[rows] = normalize(centres + 1.5 * torch.randn(8000, width, generator=draw))
+        logits[rows] = 12 * x[rows] @ normalize(weight).T
+    known, held = x[:1000].clone(), size * (width + classes) * 4 / 2**20
+    if name == "base":  # reads logits, not probabilities
+        round_ = Round.from_arrays(embeddings=x, logits=logits, head=(weight, torch.zeros(classes)), labeled_embeddings=known)
+    else:
+        for rows in logits.split(8000):
+            rows.copy_(rows.softmax(1))
+        round_ = Round.from_arrays(embeddings=x, probs=logits, labeled_embeddings=known)
+    strategy = library.build("strategy", name)
+    yield Contender("alenv", lambda: strategy.select(round_, options.batch), lambda *_: f"over arrays of {held:.0f} MB")
+
+
 # Every strategy: growth, and an address-space limit
 
 
-def select_once(name: str, size: int, classes: int, batch: int, limit: int | None) -> tuple[float, float]:
-    """Return CPU seconds and peak MB of one selection, with `limit` bytes of address space to spare if given."""
-    round_, strategy = everything(size, classes), library.build("strategy", name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        strategy.select(everything(200, classes, labeled=classes), 10)  # imports and first calls are not its cost
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (1024 * _status("VmSize") + limit,) * 2)
-        return peak(lambda: strategy.select(round_, batch))[:2]
+def sweep(options: argparse.Namespace) -> Iterator[tuple[str, list[float] | str]]:
+    """Yield the CPU seconds and peak MB of one selection of each strategy, or what went wrong.
+
+    All select from the same round, each in a fork of its own: nobody pays for the data or the imports, nobody's arrays stay. With
+    `options.limit`, a fork has that many bytes of address space to spare.
+    """
+    round_, tiny = everything(options.size, options.classes), everything(200, options.classes, labeled=2 * options.classes)
+    for name in ("probs", "logits", "mc_probs"):
+        getattr(round_, name)  # not a strategy's cost
+    for name in options.strategies or library.names("strategy"):
+        strategy = library.build("strategy", name)
+        if not strategy.needs <= GIVEN or strategy.heads():
+            continue
+        receive, send = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(receive)
+            os.write(send, json.dumps(selected(strategy, round_, tiny, options)).encode())
+            os._exit(0)
+        os.close(send)
+        with os.fdopen(receive, encoding="utf-8") as pipe:
+            said = pipe.read()
+        os.waitpid(pid, 0)
+        yield name, json.loads(said) if said else f"more than {SECONDS} s"
+
+
+def selected(strategy: Strategy, round_: Round, tiny: Round, options: argparse.Namespace) -> list[float] | str:
+    """Return CPU seconds and peak MB of one selection, or the error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            strategy.select(tiny, 10)  # first calls are not its cost
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + SECONDS,) * 2)
+            if options.limit:
+                resource.setrlimit(resource.RLIMIT_AS, (1024 * _status("VmSize") + options.limit,) * 2)
+            return list(peak(lambda: strategy.select(round_, options.batch))[:2])
+    except (MemoryError, RuntimeError) as error:
+        return str(error).splitlines()[0][:90] or type(error).__name__
 
 
 def child(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -288,33 +348,37 @@ def child(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | one_thread)
 
 
-def arrays_suffice(name: str) -> bool:
-    """Whether a strategy can be called on what `everything` gives."""
-    try:
-        strategy = library.build("strategy", name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            strategy.select(everything(200, 10, labeled=20), 10)
-    except (MissingOutputError, TypeError, ValueError):
-        return False
-    return True
-
-
-def growth(name: str, options: argparse.Namespace) -> str:
-    """Fit seconds ~ N^exponent."""
-    found = [child("--one", name, "--size", size, "--batch", 100) for size in GROWTH]
-    seconds = [json.loads(run.stdout)[0] for run in found]
-    exponent = np.polyfit(np.log(GROWTH), np.log(np.maximum(seconds, 1e-3)), 1)[0]
-    return f"| growth:{name} | alenv, b = 100 | {seconds[-1]:.3f} at {GROWTH[-1]:,} | | | exponent {exponent:.2f} |"
-
-
-def space(name: str, options: argparse.Namespace) -> str:
-    """Select from a large pool with `SPACE` bytes of address space over it."""
-    run = child("--one", name, "--size", options.size, "--batch", options.batch, "--classes", 100, "--limit", SPACE)
+def swept(options: argparse.Namespace, **changed: int) -> dict[str, list[float] | str]:
+    """Return what `sweep` finds in a process of its own."""
+    arguments = [part for name, value in changed.items() for part in (f"--{name}", value)]
+    run = child("--sweep", *arguments, *(["--strategies", *options.strategies] if options.strategies else []))
     if run.returncode:
-        return f"| space:{name} | alenv, 100 classes | | | | failed: {(run.stderr.strip() or 'killed').splitlines()[-1][:90]} |"
-    seconds, memory = json.loads(run.stdout)
-    return f"| space:{name} | alenv, 100 classes | {seconds:.3f} | | {memory:.0f} | within {SPACE / 2**30:g} GiB over the pool |"
+        raise RuntimeError(run.stderr)
+    return dict(map(json.loads, run.stdout.splitlines()))
+
+
+def growth(options: argparse.Namespace) -> Iterator[str]:
+    """Fit seconds ~ N^exponent, and the same of memory: what is too little to measure counts as `LEAST`."""
+    found = [swept(options, size=size, batch=100, classes=10) for size in GROWTH]
+    for name, largest in found[-1].items():
+        runs = [run[name] for run in found]
+        if isinstance(largest, str) or any(isinstance(run, str) for run in runs):
+            yield f"| growth:{name} | alenv, b = 100 | | | | failed: {next(run for run in runs if isinstance(run, str))} |"
+            continue
+        time_, memory = np.polyfit(np.log(GROWTH), np.log(np.maximum(runs, LEAST)), 1)[0]
+        bound = QUADRATIC_BOUND if name in QUADRATIC else LINEAR_BOUND
+        verdict = f"exponents {time_:.2f} (goal {bound}), {memory:.2f} (goal {LINEAR_BOUND})"
+        yield f"| growth:{name} | alenv, b = 100 | {largest[0]:.3f} at {GROWTH[-1]:,} | | {largest[1]:.0f} | {verdict} |"
+
+
+def space(options: argparse.Namespace) -> Iterator[str]:
+    """Select from a large pool with `SPACE` bytes of address space over it."""
+    for name, found in swept(options, size=options.size, batch=options.batch, classes=100, limit=SPACE).items():
+        if isinstance(found, str):
+            yield f"| space:{name} | alenv, 100 classes | | | | failed: {found} |"
+        else:
+            verdict = f"within {SPACE / 2**30:g} GiB over the pool"
+            yield f"| space:{name} | alenv, 100 classes | {found[0]:.3f} | | {found[1]:.0f} | {verdict} |"
 
 
 EVERY = {"growth": growth, "space": space}
@@ -389,14 +453,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=50_000)
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--strategies", nargs="+", help="of growth and space (default: all that arrays suffice for)")
+    parser.add_argument("--strategies", nargs="+", help="of growth and space (default: all that such a round suffices for)")
     parser.add_argument("--write", type=Path, help="write the table to this file too")
-    for hidden, kind in (("--case", str), ("--one", str), ("--classes", int), ("--limit", int)):
+    for hidden, kind in (("--case", str), ("--classes", int), ("--limit", int)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--sweep", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.one:
-        print(json.dumps(select_once(options.one, options.size, options.classes or 10, options.batch, options.limit)))
+    if options.sweep:
+        for found in sweep(options):
+            print(json.dumps(found), flush=True)
         return
     if options.case:
         for row in compare(options.case, options):
@@ -420,8 +486,8 @@ def main() -> None:
         for line in run.stdout.splitlines() + failed:
             note(line)
     for what in [key for key in EVERY if options.only and key in options.only]:
-        for name in options.strategies or [name for name in library.names("strategy") if arrays_suffice(name)]:
-            note(EVERY[what](name, options))
+        for line in EVERY[what](options):
+            note(line)
 
 
 if __name__ == "__main__":
