@@ -39,6 +39,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "cifar10": {"budget": {"initial": 50, "batch": 50, "rounds": 6}, "setting": {"name": "standard", "pool": 5000}},
 }  # fmt: skip
 NEEDS_FOLDER = {"fashion_mnist": "fashion_mnist", "cifar10": "arrays"}  # task -> reader
+EXPERIMENTS = [name for name in library.names("experiment") if name.startswith("autoal_")]
 CANDIDATES = library.config("candidates", "autoal7")["strategies"]
 POLICIES: dict[str, dict[str, Any]] = {
     "autoal": {"selector": "autoal"},
@@ -55,7 +56,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 def ablations() -> dict[str, dict[str, Any]]:
     """Return AutoAL and every experiment that changes it."""
     found: dict[str, dict[str, Any]] = {"autoal": POLICIES["autoal"]}
-    for name in library.names("experiment"):
+    for name in EXPERIMENTS:
         given = library.config("experiment", name)
         selector = {"name": "autoal", **given.get("selector", {})}
         found[name] = {key: value for key, value in given.items() if key != "defaults"} | {"selector": selector}
@@ -128,7 +129,7 @@ def variants(tasks: Sequence[str], areas: Mapping[tuple[str, str], np.ndarray]) 
     yield "|---" * (len(tasks) + 1) + "|"
     base = " | ".join(f"{areas[task, 'autoal'].mean():.4f}" for task in tasks)
     yield f"| AutoAL's area | {base} |"
-    for name in library.names("experiment"):
+    for name in EXPERIMENTS:
         yield f"| {name} | " + " | ".join(interval(areas[task, name] - areas[task, "autoal"]) for task in tasks) + " |"
 
 
@@ -151,9 +152,11 @@ def main() -> None:
     grid = itertools.product(tasks, policies, range(options.seeds))
     cells = [Cell(task, policy, seed, policies[policy]) for task, policy, seed in grid]
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-        done = pool.map(Cell.run, cells, chunksize=1)
+        done = list(pool.imap_unordered(Cell.run, cells))  # the first failure ends it
+    done.sort(key=lambda cell: cell[2])  # by seed: differences are paired
     areas = {(t, p): np.array([a for u, q, _, a, _ in done if (u, q) == (t, p)]) for t in tasks for p in policies}
     command = f"python benchmarks/autoal.py{' --ablations' if options.ablations else ''} --seeds {options.seeds}"
+    command += f" --tasks {' '.join(tasks)}" if tasks != list(TASKS) else ""
     lines = [
         "# What AutoAL's parts do" if options.ablations else "# AutoAL against its candidates",
         "",
