@@ -32,6 +32,12 @@ class Ballot:
         """Names of the S strategies."""
         return tuple(self.strategies)
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the strategies that somebody has asked so far."""
+        known = {name for name, _ in self._wishes} | self._scores.keys()
+        return tuple(name for name in self.strategies if name in known)
+
     def wish(self, strategy: int | str, n: int | None = None) -> Int[Tensor, " n"]:
         """Return the positions that one strategy (number or name) would buy with a budget of `n` (default B), best first."""
         name = self._name(strategy)

@@ -25,11 +25,12 @@ from alenv.pool import HIDDEN, Pool
 from alenv.record import Record
 from alenv.rewards import Reward, Trace
 from alenv.round import Purchase, Round
-from alenv.strategy import Strategy
+from alenv.strategy import JudgesPurity, Strategy
 from alenv.streams import Streams
 from alenv.task import Task
 from alenv.trainer import Job, Outputs, Scores, Trainer
 
+Audit = Callable[[Int[Tensor, " U"], Float[Tensor, " U"]], float | None]
 ActionKind = Literal["pick", "mix", "sample_mix", "sample_draw"]
 LOGIT_SCALE = 10.0  # weights = softmax(10 a): an action in [-1, 1] spans ratios up to e^20
 
@@ -124,6 +125,8 @@ class Campaign:
         initial: indices of the initial set (default: uniformly random).
         features: by name, for strategies that need a provider: what gives rows by pool index, such as an (N, F) tensor.
         joint: let the heads of strategies train the body as well.
+        audit: says, of pool indices and the purity a strategy sees in them, how well that tells the task's classes from others;
+            where hidden labels are known.
 
     Attributes:
         records: one per finished round.
@@ -134,7 +137,7 @@ class Campaign:
     def __init__(
         self, task: Task, strategies: Mapping[str, Strategy], plan: Plan, trainer: Trainer, net: Callable[[], TaskModel],
         streams: Streams, reward: Reward, initial: Int[Tensor, " I"] | None = None,
-        features: Mapping[str, Rows] | None = None, joint: bool = False,
+        features: Mapping[str, Rows] | None = None, joint: bool = False, audit: Audit | None = None,
     ) -> None:  # fmt: skip
         plan.check(len(task))
         self.task, self.strategies, self.plan, self.trainer = task, dict(strategies), plan, trainer
@@ -146,7 +149,7 @@ class Campaign:
         self.round: Round
         self.ballot: Ballot
         self.model: TaskModel
-        self._net, self._reward, self._joint = net, reward, joint
+        self._net, self._reward, self._joint, self._audit = net, reward, joint, audit
         self._features = {name: _Timed(rows, self.clock) for name, rows in (features or {}).items()}
         self._outputs = functools.partial(_timed_outputs, trainer, self.clock)  # rounds hold it: it must not hold the campaign
         self._last: Outputs | None = None
@@ -260,7 +263,7 @@ class Campaign:
         if not self._answered:
             raise ValueError("advance() was called without a purchase; call receive() first")
         assert self._query is not None
-        query, old_round = self._query, getattr(self, "round", None)
+        query, old_round, judged = self._query, getattr(self, "round", None), self._judged()
         labels = self.pool.labels[query.indices]
         with self.clock("evaluate"):
             test = self.trainer.evaluate(model, self.task.test, self.task.groups) if scores is None else scores.test
@@ -271,7 +274,7 @@ class Campaign:
             round=query.round, labels=int(self.pool.labeled.sum()), bought=self.pool.bought, cost=self.cost, queried=query.ids,
             strategies=tuple(self.strategies), action=tuple(query.weights.tolist()) if query.round else None,
             chosen_by=query.chosen_by, propensity=tuple(query.propensity.tolist()),
-            metrics={name: test.get(name) for name in self.task.metrics}, validation=validation,
+            metrics={name: test.get(name) for name in self.task.metrics} | judged, validation=validation,
         )  # fmt: skip
         self.records.append(record)
         self._query = None
@@ -317,6 +320,24 @@ class Campaign:
         outside = self.task.facts.get("outside")
         labeled = int(self.pool.labeled.sum())
         return {} if outside is None else purchase(labels, labeled, len(self.task) - outside)
+
+    def _judged(self) -> dict[str, float | None]:
+        """Return, for each strategy that judges purity, how well it did in the round that ends; None if nobody asked it."""
+        if "outside" not in self.task.facts:
+            return {}
+        judges = {name: one for name, one in self.strategies.items() if isinstance(one, JudgesPurity)}
+        asked = self.ballot.asked if self.records and self._audit is not None else ()
+        with self.clock("evaluate"):
+            return {f"purity_auroc/{name}": self._audited(name, one) if name in asked else None for name, one in judges.items()}
+
+    def _audited(self, name: str, judge: JudgesPurity) -> float | None:
+        purity = judge.purity(self.round)
+        if purity is None:
+            return None
+        if purity.shape != (len(self.round),) or bool(purity.isnan().any()):
+            raise ValueError(f"{name}: expected purity of shape ({len(self.round)},) without NaN, got {tuple(purity.shape)}")
+        assert self._audit is not None
+        return self._audit(self.round.candidates, purity)
 
     def _seen_before(self, query: Query) -> Outputs | None:
         """Return what the model before says of what was bought with it, if a strategy learns from its last purchase."""

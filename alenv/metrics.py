@@ -82,6 +82,16 @@ def purchase(labels: Int[Tensor, " B"], labeled: int, inside: int) -> dict[str, 
     return {"query_precision": int((labels >= 0).sum()) / max(1, len(labels)), "query_recall": labeled / max(1, inside)}
 
 
+def auroc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float | None:
+    """Return the probability that a positive scores higher than a negative, ties counting half; None if one kind is absent."""
+    many = int(positive.sum())
+    if many in (0, len(positive)):
+        return None
+    _, place, counts = scores.unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0) - (counts - 1) / 2.0).double()[place]  # from 1; equal scores share their mean rank
+    return float((ranks[positive].sum() - many * (many + 1) / 2) / (many * (len(positive) - many)))
+
+
 def _of_groups(recall: Sequence[float], present: Sequence[bool], groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
     there = {name: [recall[c] for c in classes if present[c]] for name, classes in groups.items()}
     return {name: sum(values) / len(values) for name, values in there.items() if values}

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from alenv.durable import write_atomically
+from alenv.metrics import auroc
+from alenv.pool import OUTSIDE
 from alenv.streams import Streams
 from alenv.task import Task
 
@@ -71,6 +73,10 @@ class SimulatedOracle(Oracle):
     def label(self, indices: Int[Tensor, " B"]) -> list[int | None]:
         """Return the true class of each index."""
         return self._targets[indices].tolist()
+
+    def purity_auroc(self, indices: Int[Tensor, " U"], purity: Float[Tensor, " U"]) -> float | None:
+        """Return how well `purity` tells those of the task's classes from others (`alenv.metrics.auroc`); labels stay here."""
+        return auroc(purity, self._targets[indices] != OUTSIDE)
 
 
 class NoisyOracle(SimulatedOracle):

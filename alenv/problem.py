@@ -122,6 +122,7 @@ class Problem:
         return Campaign(
             task, self.strategies, self.plan, self.trainer, functools.partial(self.make_net, task), streams,
             self.reward_for(task)[0], initial=self._initial(task, streams, features), joint=self.joint, features=features,
+            audit=getattr(self.oracle, "purity_auroc", None),
         )  # fmt: skip
 
     def reward_for(self, task: Task) -> tuple[Reward, str]:

@@ -1,9 +1,9 @@
 """Everything strategies may look at in one round, each thing computed lazily, once, and shared."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -20,6 +20,8 @@ from alenv.trainer import Outputs
 BLOCK_ELEMENTS = 2**22  # numbers a block may hold at once: 16 MB of float32
 KEPT_ELEMENTS = 2**26  # outputs that are kept for all strategies, where they are cheap to repeat: 256 MB of float32
 MUST_BE_NUMBERS = ("probs", "logits", "embeddings", "mc_probs")  # what tells that training diverged
+
+T = TypeVar("T")
 
 
 class MissingOutputError(ValueError):
@@ -139,6 +141,7 @@ class Round:
         self._providers = dict(providers or {})
         self._features = dict(features or {})
         self._light = light
+        self._found: dict[Hashable, Any] = {}
 
     @classmethod
     def of_model(
@@ -377,6 +380,12 @@ class Round:
     def scoped(self, name: str) -> AbstractContextManager[None]:
         """Seed the global generators inside the block, for library code that knows no others (the weights of a new net)."""
         return self._streams.scoped(f"round/{name}", self.index)
+
+    def once(self, key: Hashable, compute: Callable[["Round"], T]) -> T:
+        """Return `compute(self)`, computed for whoever first asks with `key`: dear results are kept here, not in strategies."""
+        if key not in self._found:
+            self._found[key] = compute(self)
+        return self._found[key]
 
     def within(self, candidates: Int[Tensor, " u"], labeled: Int[Tensor, " l"], model: TaskModel) -> "Round":
         """Return a rehearsal: labelled pool indices `candidates` play the candidates, `labeled` the labelled set of `model`."""

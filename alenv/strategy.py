@@ -3,7 +3,7 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -84,6 +84,15 @@ class Strategy(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         del state
+
+
+@runtime_checkable
+class JudgesPurity(Protocol):
+    """A strategy that estimates which candidates are of the task's classes; in simulated open sets the records say how well."""
+
+    def purity(self, round: Round) -> Float[Tensor, " U"] | None:
+        """Return one number per candidate, higher for what more likely is of a class; None while there is nothing to judge by."""
+        ...
 
 
 class ScoreStrategy(Strategy):

@@ -61,17 +61,26 @@ class CCAL(Strategy):
 
     def class_scores(self, round: Round, classes: Int[Tensor, " K"]) -> tuple[Float[Tensor, "U K"], Int[Tensor, " U"]]:
         """Return S + 1 - D for each of `classes`, and the class of the semantically nearest labelled example."""
-        semantic, distinctive = round.features(self.semantic), round.features(self.distinctive)
         if len(round.labels) == 0:
             return torch.zeros(len(round), 0, device=round.device), torch.full((len(round),), -1, device=round.device)
-        cosine, which = _two_nearest(F.normalize(semantic.candidates, dim=1), F.normalize(semantic.labeled, dim=1))
-        likeness = torch.tanh(self.sharpness * (_scaled(cosine[:, 0]) - self.threshold) / 2)
-        mine, anchors = _views(distinctive)
+        cosine, which = round.once(self, self._nearest)
+        likeness = torch.tanh(self.sharpness * (_scaled(cosine) - self.threshold) / 2)
+        mine, anchors = _views(round.features(self.distinctive))
         columns = []
         for label in classes:
             typical = [_typical(x, a) for x, a in zip(mine, anchors[:, round.labels == label], strict=True)]
             columns.append(likeness + 1 - _scaled(torch.stack(typical).mean(0)))
-        return torch.stack(columns, 1), round.labels[which[:, 0]]
+        return torch.stack(columns, 1), round.labels[which]
+
+    def purity(self, round: Round) -> Float[Tensor, " U"] | None:
+        """Return the largest semantic cosine with a labelled example, of which S is an increasing function."""
+        return round.once(self, self._nearest)[0] if len(round.labels) else None
+
+    def _nearest(self, round: Round) -> tuple[Float[Tensor, " U"], Int[Tensor, " U"]]:
+        """Return the semantic cosine with the nearest labelled example, and which one that is."""
+        semantic = round.features(self.semantic)
+        cosine, which = _two_nearest(F.normalize(semantic.candidates, dim=1), F.normalize(semantic.labeled, dim=1))
+        return cosine[:, 0], which[:, 0]
 
 
 def _views(features: Features) -> list[Float[Tensor, "V n F"]]:

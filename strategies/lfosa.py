@@ -57,6 +57,13 @@ class LfOSA(ScoreStrategy):
 
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return the probability of belonging to the upper Gaussian of the predicted class; -1 if predicted "unknown"."""
+        return round.once(self, self._detected)
+
+    def purity(self, round: Round) -> Float[Tensor, " U"]:
+        """Return the score: purity is all that LfOSA looks at."""
+        return self.score(round)
+
+    def _detected(self, round: Round) -> Float[Tensor, " U"]:
         x, known, unknown = self._examples(round)
         targets = torch.cat([round.labels, round.labels.new_full((len(unknown),), round.num_classes)])
         net = self._net(round, known)

@@ -59,12 +59,16 @@ class MQNet(ScoreStrategy):
     def score(self, round: Round) -> Float[Tensor, " U"]:
         """Return what the net makes of standardised informativeness and purity, or their sum in the first round."""
         informative = 1 - round.probs.max(1).values if self.mode == "confidence" else round.aux[HEAD][:, 0]
-        found = round.features(self.features)
-        x = _meta(informative, purity(found.candidates, found.labeled, found.views))
+        x = _meta(informative, self.purity(round))
         taught = self._lesson(round)
         if taught is None:
             return x.sum(1)
         return _Net(round.generator("mqnet/init")).taught(*taught, round.generator("mqnet/order"), self)(x)
+
+    def purity(self, round: Round) -> Float[Tensor, " U"]:
+        """Return the largest cosine with a labelled example, as `purity`."""
+        found = round.features(self.features)
+        return round.once(self, lambda _: purity(found.candidates, found.labeled, found.views))
 
     def _lesson(self, round: Round) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]] | None:
         """Return inputs and losses of the previous purchase; None if no model chose it or fewer than two have an answer."""

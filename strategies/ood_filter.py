@@ -39,14 +39,22 @@ class OODFilter(Wrapper):
 
     def usable(self, round: Round) -> Bool[Tensor, " U"]:
         """Return which candidates are not nearer to purchases outside the classes than to labelled examples."""
+        purity = self.purity(round)
+        return torch.ones(len(round), dtype=torch.bool, device=round.device) if purity is None else purity >= 0
+
+    def purity(self, round: Round) -> Float[Tensor, " U"] | None:
+        """Return by how much labelled examples are nearer than purchases outside the classes; None while one kind is missing."""
+        return round.once(self, self._margins)
+
+    def _margins(self, round: Round) -> Float[Tensor, " U"] | None:
         known, outside = round.labeled_embeddings, round.discarded_embeddings[round.outside]
         known, outside = normalize(known, dim=1), normalize(outside, dim=1)
         k = min(self.neighbors, len(known), len(outside))
         if k == 0:
-            return torch.ones(len(round), dtype=torch.bool, device=round.device)
+            return None
         rows = max(1, geometry.CHUNK_ELEMENTS // max(len(known), len(outside)))
         blocks = (normalize(block, dim=1) for block in round.embeddings.split(rows))
-        return torch.cat([_mean_distance(block, known, k) <= _mean_distance(block, outside, k) for block in blocks])
+        return torch.cat([_mean_distance(block, outside, k) - _mean_distance(block, known, k) for block in blocks])
 
 
 def _mean_distance(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"], nearest: int) -> Float[Tensor, " n"]:

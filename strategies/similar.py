@@ -60,10 +60,18 @@ class Similar(Strategy):
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return positions in the order of the greedy steps."""
         lot = torch.randperm(len(round), generator=round.generator("similar"), device=round.device)
-        query, private = self._query(round), self._points(round, round.discarded_embeddings[round.outside])
+        query, private = self._query(round), self._private(round)
         measure = self._flcmi if self.measure == "flcmi" else self._logdetcmi
         picks = measure(round, budget, lot, query, private)
         return torch.cat([picks, lot[~torch.isin(lot, picks)]])[:budget]
+
+    def purity(self, round: Round) -> Float[Tensor, " U"] | None:
+        """Return eta times the largest similarity to Q less nu times that to P: what a candidate itself may add to flcmi."""
+        query, private = self._query(round), self._private(round)
+        if not len(query.h) and not len(private.h):
+            return None
+        candidates = self._candidates(round, torch.arange(len(round), device=round.device))
+        return self.eta * candidates.nearest(query) - self.nu * candidates.nearest(private)
 
     def _flcmi(self, round: Round, budget: int, lot: Tensor, query: "_Points", private: "_Points") -> Int[Tensor, " b"]:
         """Return what adds something: the sum is a facility location, so gains only fall and old ones are upper bounds."""
@@ -115,6 +123,9 @@ class Similar(Strategy):
         counts = torch.bincount(round.labels, minlength=round.num_classes)
         rare = (counts < counts.double().mean())[round.labels]
         return _Points(points.a[rare], points.h[rare]) if self.query == "rare" and bool(rare.any()) else points
+
+    def _private(self, round: Round) -> "_Points":
+        return self._points(round, round.discarded_embeddings[round.outside])
 
     def _candidates(self, round: Round, rows: Int[Tensor, " n"]) -> "_Points":
         if self.kernel == "embeddings":
