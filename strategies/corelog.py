@@ -39,9 +39,9 @@ class CoreLog(Strategy):
     needs = frozenset({"mc_probs"})
 
     def __init__(
-        self, estimation_share: float = 0.0939, estimation_limit: int = 500, kept_share: float = 0.5,
+        self, estimation_share: float = 0.0939, estimation_limit: int = 150, kept_share: float = 0.5,
         divergence: Literal["updated||mean", "mean||updated"] = "updated||mean", include_constant: bool = False,
-        coverage: float = 0.999, iterations: int = 25,
+        coverage: float = 0.99, iterations: int = 25,
     ) -> None:  # fmt: skip
         if divergence not in ("updated||mean", "mean||updated"):
             raise ValueError(f"corelog: expected divergence=updated||mean or mean||updated, got '{divergence}'")

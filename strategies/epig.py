@@ -24,7 +24,7 @@ class EPIG(ScoreStrategy):
     family = "bayesian"
     needs = frozenset({"mc_probs"})
 
-    def __init__(self, targets: int = 100, coverage: float = 0.999) -> None:
+    def __init__(self, targets: int = 100, coverage: float = 0.99) -> None:
         self.targets, self.coverage = targets, coverage
 
     def score(self, round: Round) -> Float[Tensor, " U"]:

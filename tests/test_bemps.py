@@ -192,11 +192,11 @@ def test_certain_members_give_finite_changes(reverse: bool) -> None:
 # Blocks, pools, options
 
 
-@pytest.mark.parametrize("piece", [1, 50, 2**20])
-def test_the_size_of_pieces_changes_nothing(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("side", [1, 7, 2**10])
+def test_the_size_of_pieces_changes_nothing(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mc = draws(4, 20, 3)
     full = ops.predictive_change(mc, mc[:, :6])
-    monkeypatch.setattr(ops, "PIECE_ELEMENTS", piece)
+    monkeypatch.setattr(ops, "SIDE", side)
     torch.testing.assert_close(ops.predictive_change(mc, mc[:, :6]), full)
 
 
