@@ -27,9 +27,11 @@ class Points(ABC):
 
     Attributes:
         norms: (n,) squared norms.
+        width: how many numbers `at` makes for a point; 0 where a slice of the points is a view.
     """
 
     norms: Float[Tensor, " n"]
+    width: int = 0
 
     def __len__(self) -> int:
         """Return n."""
@@ -51,7 +53,7 @@ class Points(ABC):
 
     def to_nearest(self: P, others: P) -> Float[Tensor, " n"]:
         """Return the squared distance of each point to the nearest of the others, 0 within rounding; block by block."""
-        rows = max(1, CHUNK_ELEMENTS // max(1, len(others)))
+        rows = max(1, CHUNK_ELEMENTS // max(1, len(others), self.width))
         distance = torch.cat([self.at(slice(i, i + rows)).gaps(others).amin(1) for i in range(0, len(self), rows)])
         distance += self.norms
         return distance.masked_fill_(distance <= DIGITS * self.norms, 0.0)
@@ -128,6 +130,9 @@ def spread(points: Points, k: int, generator: torch.Generator, first: Int[Tensor
         leaders = leaders[seen[leaders].argsort()]
         for some in leaders.split(max(1, LEADERS // 4)):
             _catch_up(points, some, picks[:done], times[:done], rate, left, seen)
+        finish[leaders], seen[leaders] = times[done - 1] + left[leaders] / rate[leaders], done
+        soonest, first_ones = _lowest(finish[leaders], LEADERS)  # of what is up to date a few race, however many had to be mended
+        bound, leaders = torch.minimum(bound, soonest), leaders[first_ones]
         steps = min(k - done, len(leaders), 2 * len(chosen) + 16)
         race = _race(points.at(leaders), rate[leaders], left[leaders], times[done - 1], bound, steps)
         chosen, drawn, rate[leaders], left[leaders], finish[leaders] = race
@@ -276,11 +281,12 @@ def kcenter(
         size = LEADERS if len(chosen) else 4 * size
         bound, order = _lowest(-distance[lot], size)
         leaders = lot[order.sort().values]  # the first of equal ones is next
-        near, best = points.at(leaders), distance[leaders]
-        missed = picks[int(seen[leaders].min()) : done]
-        if len(missed):
-            best = torch.minimum(best, near.to_nearest(points.at(missed)))
-        chosen, best = _farthest(near, best, -bound, min(k - done, len(leaders), 2 * len(chosen) + 16))
+        missed = points.at(picks[int(seen[leaders].min()) : done])
+        for some in leaders.split(LEADERS) if len(missed) else ():
+            distance[some], seen[some] = torch.minimum(distance[some], points.at(some).to_nearest(missed)), done
+        others, order = _lowest(-distance[leaders], LEADERS)
+        bound, leaders = torch.minimum(bound, others), leaders[order.sort().values]
+        chosen, best = _farthest(points.at(leaders), distance[leaders], -bound, min(k - done, len(leaders), 2 * len(chosen) + 16))
         picks[done : done + len(chosen)] = leaders[chosen]
         done += len(chosen)
         distance[leaders], seen[leaders] = best, done

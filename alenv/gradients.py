@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alenv.geometry import Points
+from alenv.geometry import CHUNK_ELEMENTS, Points
 from alenv.round import Round
 
 
@@ -52,9 +52,37 @@ def _squared(rows: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
     return torch.linalg.vector_norm(rows, dim=1).square_()  # no array of squares
 
 
-def pseudo_gradients(round: Round, bias: bool = True) -> Gradients:
+class PseudoGradients(Gradients):
+    """Gradients with the predicted class as the label; `a` is made of the probabilities when it is read, row by row by `at`.
+
+    Args:
+        probs: class probabilities.
+        h: inputs of the layer.
+        bias: whether the layer's bias counts as a parameter.
+    """
+
+    def __init__(self, probs: Float[Tensor, "n C"], h: Float[Tensor, "n D"], bias: bool = True) -> None:
+        self.probs, self.h, self.bias, self.width = probs, h, bias, probs.shape[1]
+        size = max(1, CHUNK_ELEMENTS // self.width)
+        self.norms = torch.cat([_squared(_residual(part)) for part in probs.split(size)]) * (_squared(h) + bias)
+
+    @property
+    def a(self) -> Float[Tensor, "n C"]:  # type: ignore[override]
+        """p - onehot(argmax p), made anew."""
+        return _residual(self.probs)
+
+    def at(self, rows: Int[Tensor, " k"] | slice) -> Gradients:  # type: ignore[override]
+        """Return some of the gradients, written as factors."""
+        return Gradients(_residual(self.probs[rows]), self.h[rows], self.bias, self.norms[rows])
+
+
+def pseudo_gradients(round: Round, bias: bool = True) -> PseudoGradients:
     """Return the candidates' gradients of the cross-entropy with the predicted class as the label: a = p - onehot(argmax p)."""
-    likeliest = round.probs.argmax(1, keepdim=True)
-    residual = round.probs.clone()
-    residual.scatter_(1, likeliest, 0.0)
-    return Gradients(residual.scatter_(1, likeliest, -residual.sum(1, keepdim=True)), round.embeddings, bias)
+    return PseudoGradients(round.probs, round.embeddings, bias)
+
+
+def _residual(probs: Float[Tensor, "n C"]) -> Float[Tensor, "n C"]:
+    """Return p - onehot(argmax p); what the label lacks of 1 is added up from the others, which keeps its digits."""
+    likeliest = probs.argmax(1, keepdim=True)
+    residual = probs.scatter(1, likeliest, 0.0)
+    return residual.scatter_(1, likeliest, -residual.sum(1, keepdim=True))

@@ -11,6 +11,7 @@ To add a case, decorate a function that takes the options and yields `Contender`
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import math
@@ -389,6 +390,7 @@ EVERY = {"growth": growth, "space": space}
 
 def peak(run: Callable[[], Any]) -> tuple[float, float, Any]:
     """Return CPU seconds, MB of peak resident set over that before, and the result."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before may not serve now
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before, start = _status("VmRSS"), time.process_time()
     result = run()

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alenv.coverage import boundary_distances, class_nearness
+from alenv.geometry import CHUNK_ELEMENTS
 from alenv.round import Round
 from alenv.strategy import Strategy
 
@@ -48,7 +49,7 @@ def _nearest(round: Round, budget: int, generator: torch.Generator) -> Int[Tenso
     lot = torch.randperm(len(round), generator=generator, device=round.device)
     nearness, start = class_nearness(round.head[0]), 0
     found = [lot.new_empty(round.num_classes, 0)]
-    for block in round.blocks("logits"):
+    for block in round.blocks("logits", size=max(1, CHUNK_ELEMENTS // (2 * round.num_classes))):
         bits = _distances(block, nearness).float().view(torch.int32).long()  # of numbers >= 0 they are in the same order
         found.append(bits.T * LOTS + lot[start : start + len(block)])
         start += len(block)
