@@ -20,13 +20,15 @@ from alenv.memory import in_blocks
 from alenv.metrics import classification
 from alenv.model import Laplace, TaskModel
 from alenv.modes import Compiled, deterministic
+from alenv.stacked import Lane, Law, rows_of, shape_of, stackable, train_stacked
 from alenv.streams import Streams, preserved
 from alenv.task import Augmentation, Examples
 
 SMALL_NET = 500_000  # parameters
 READ_AT_ONCE = 2**16  # inputs whose lengths are read together
 ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
-CACHE_ELEMENTS = 2**20  # numbers of the features of linear heads that are fitted together: 4 MB of float32
+CACHE_ELEMENTS = 2**20  # numbers of the features, or weights, of heads that are fitted together: 4 MB of float32
+STACK_ELEMENTS = 2**28  # weights of MLPs that a GPU trains at once
 
 
 class Virtual(NamedTuple):
@@ -120,7 +122,8 @@ class Trainer:
         prior_precision: of the convex head: 1/variance of its Gaussian prior.
         augment: use the data set's augmentation.
         precision: "auto" is bfloat16 autocast for nets on images (inputs of four axes; channels-last too) and on tokens where
-            the device has bfloat16 natively, float32 elsewhere; heads and losses are always float32.
+            the device has bfloat16 natively, float32 elsewhere; MLPs are trained so on vectors, too. Heads and losses are always
+            float32.
         inference_batch: examples per forward pass when nothing is trained.
         deterministic: use torch's deterministic algorithms while fitting (and fail where an operation has none); on CPU results
             repeat bit by bit anyway.
@@ -149,7 +152,7 @@ class Trainer:
     def fit_many(self, jobs: Sequence[Job]) -> list[TaskModel]:
         """Train one model per job; on CPU no job's result depends on the others, bit by bit.
 
-        Linear heads are fitted together, those of like size as one batch.
+        Linear heads and MLPs are trained together, those of like size as one batch.
         """
         with deterministic(self.deterministic):
             return self._fitted(jobs)
@@ -161,10 +164,18 @@ class Trainer:
         if convex:
             with self.threads(models[convex[0]]):
                 self._fit_convex([models[place] for place in convex], [jobs[place] for place in convex])
-        for place, job in enumerate(jobs):
-            if models[place].solver != "lbfgs" or len(models[place].aux):
-                with self.threads(models[place]):
-                    models[place] = self._descended(models[place], job)
+        stacks: dict[tuple[object, ...], list[int]] = {}
+        for place, (model, job) in enumerate(zip(models, jobs, strict=True)):
+            if model.solver != "lbfgs" or len(model.aux):
+                stacks.setdefault(self._stack_of(model, job, place), []).append(place)
+        for places in stacks.values():
+            lanes = self._lanes(models[places[0]])
+            for start in range(0, len(places), lanes):
+                chosen = places[start : start + lanes]
+                with self.threads(models[chosen[0]]):
+                    trained = self._descended([models[place] for place in chosen], [jobs[place] for place in chosen])
+                for place, model in zip(chosen, trained, strict=True):
+                    models[place] = model
         return [model.eval().requires_grad_(False) for model in models]
 
     @contextlib.contextmanager
@@ -287,23 +298,72 @@ class Trainer:
         if model.solver == "lbfgs":  # else the net moves on from here
             model.laplace = Laplace(h, model.head(h), weights, self.prior_precision)
 
-    def _descended(self, model: TaskModel, job: Job) -> TaskModel:
-        """Return the model after `_descend`; where memory does not suffice, another one trained with smaller batches."""
+    def _stack_of(self, model: TaskModel, job: Job, place: int) -> tuple[object, ...]:
+        """Return what jobs have in common that are trained as one batch: `place` itself where a job is trained alone."""
+        if self._compiled is not None or not stackable(model):
+            return (place,)
+        batches, _ = self._passes(job.size, self.batch_size)
+        alone = place if job.heads or self._augmentation(job) is not None else None
+        return (*shape_of(model), batches, rows_of(job.size, batches), alone)
+
+    def _lanes(self, model: TaskModel) -> int:
+        """Return how many nets are trained at once: on CPU what fits its cache, and large nets one by one."""
+        size = sum(p.numel() for p in model.parameters())
+        return max(1, (STACK_ELEMENTS if self.device.type == "cuda" else CACHE_ELEMENTS if size <= SMALL_NET else 1) // size)
+
+    def _descended(self, models: Sequence[TaskModel], jobs: Sequence[Job]) -> Sequence[TaskModel]:
+        """Return the models after gradient descent; where memory does not suffice, others trained with smaller batches.
+
+        Several at once, if they are of one stack.
+        """
         size = self.batch_size
         while True:
             try:
-                with job.streams.scoped("train/library", job.round):  # dropout inside bodies that are not ours
-                    self._descend(model, job, size)
-                return model
+                self._descend_all(models, jobs, size)
+                return models
             except torch.OutOfMemoryError:
-                if size == 1:
+                if len(models) == size == 1:
                     raise
-                size //= 2
-            warnings.warn(f"out of memory while training; starting again with trainer.batch_size={size}", stacklevel=2)
             with preserved(self.device):
-                model = self._fresh(job)
-            if model.solver != "sgd":
-                self._fit_convex([model], [job])
+                models = [self._fresh(job) for job in jobs]
+            if len(models) > 1:
+                half = len(models) // 2
+                return [*self._descended(models[:half], jobs[:half]), *self._descended(models[half:], jobs[half:])]
+            size //= 2
+            warnings.warn(f"out of memory while training; starting again with trainer.batch_size={size}", stacklevel=2)
+            if models[0].solver != "sgd":
+                self._fit_convex(models, jobs)
+
+    def _descend_all(self, models: Sequence[TaskModel], jobs: Sequence[Job], batch_size: int) -> None:
+        with jobs[0].streams.scoped("train/library", jobs[0].round):  # dropout inside bodies and heads that are not ours
+            if self._compiled is None and stackable(models[0]):
+                self._descend_stacked(models, jobs, batch_size)
+            else:
+                (model,), (job,) = models, jobs
+                self._descend(model, job, batch_size)
+
+    def _descend_stacked(self, models: Sequence[TaskModel], jobs: Sequence[Job], batch_size: int) -> None:
+        lanes = []
+        for model, job in zip(models, jobs, strict=True):
+            streams = job.streams.on(self.device)
+            order, noise = streams("train/order", job.round), streams("train/noise", job.round)
+            given = job.examples(model.num_outputs)
+            lanes.append(Lane(model, *given, order, noise, job.heads, self._augmentation(job)))
+        batches, epochs = self._passes(jobs[0].size, batch_size)
+        schedule = _warm_cosine(epochs * batches)
+        train_stacked(lanes, Law(epochs, batches, self.lr, self.weight_decay, schedule, self._half_stacks()))
+
+    def _passes(self, count: int, batch_size: int) -> tuple[int, int]:
+        """Return batches an epoch, and epochs."""
+        batches = math.ceil(count / min(batch_size, count))
+        return batches, max(self.epochs, math.ceil(self.min_steps / batches))
+
+    def _augmentation(self, job: Job) -> Augmentation | None:
+        return job.augmentation if self.augment and job.inputs.dim() == 4 else None
+
+    def _half_stacks(self) -> bool:
+        """Whether MLPs are trained with products in bfloat16, on vectors too."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and has_native_bfloat16(self.device))
 
     def _descend(self, model: TaskModel, job: Job, batch_size: int) -> None:
         """Train by gradient descent whatever the convex solver has not: the whole net, or its extra heads alone."""
@@ -318,12 +378,10 @@ class Trainer:
         if not parameters:
             return
         inputs, targets, weights = job.examples(model.num_outputs)
-        augmentation = job.augmentation if self.augment and inputs.dim() == 4 and not frozen else None
+        augmentation = None if frozen else self._augmentation(job)
         streams = job.streams.on(self.device)
         order, noise = streams("train/order", job.round), streams("train/noise", job.round)
-        size, lengths = min(batch_size, len(inputs)), model.lengths(inputs)
-        per_epoch = math.ceil(len(inputs) / size)
-        epochs = max(self.epochs, math.ceil(self.min_steps / per_epoch))
+        lengths, (per_epoch, epochs) = model.lengths(inputs), self._passes(len(inputs), batch_size)
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(epochs * per_epoch))
         (model.aux if frozen else model).train()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import alenv.stacked
 import alenv.trainer
 from alenv.heads import Head
 from alenv.metrics import classification
@@ -442,7 +443,8 @@ def counted_augmentation():
         return original(x, how, generator)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alenv.trainer, "augmented", counted)
+        for module in (alenv.trainer, alenv.stacked):
+            patch.setattr(module, "augmented", counted)
         yield calls
 
 

@@ -1,0 +1,315 @@
+"""Many MLPs of one shape trained as one batched computation, each as if it were alone."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from alenv.augment import augmented
+from alenv.heads import Head, HeadBatch
+from alenv.model import TaskModel
+from alenv.task import Augmentation
+
+LINE = 16  # rows, units and classes are padded to it: below, kernels change with the number of lanes
+NEVER = -1e30  # bias of classes that are padding
+HALF_FROM = 2**16  # weights of the largest hidden layer from which bfloat16 pays for its conversions
+DRAW_ELEMENTS = 2**26  # numbers for dropout that a GPU draws at once
+
+
+class Layers(nn.Module):
+    """The body of an MLP: hidden ReLU layers that also hand out what each of them computed.
+
+    Args:
+        sizes: of the input, then of every layer.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(sizes))
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """The layers' weights and biases."""
+        return [module for layer in self.layers for module in layer.modules() if isinstance(module, nn.Linear)]
+
+    def stages(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return what every layer computed, and the last of it."""
+        x, maps = x.flatten(1), []
+        for layer in self.layers:
+            x = layer(x)
+            maps.append(x)
+        return maps, x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features."""
+        return self.stages(x)[1]
+
+
+class Lane(NamedTuple):
+    """One training.
+
+    Attributes:
+        model: what is trained, in place.
+        inputs: (n, ...) as stored.
+        targets: (n, C) class probabilities.
+        weights: (n,) of the examples.
+        order: draws the order of the examples.
+        noise: draws augmentation and dropout.
+        heads: extra heads, of `model.aux`; with any, a lane is trained alone.
+        augmentation: what is done to inputs, or None; with it, too.
+    """
+
+    model: TaskModel
+    inputs: Tensor
+    targets: Float[Tensor, "n C"]
+    weights: Float[Tensor, " n"]
+    order: torch.Generator
+    noise: torch.Generator
+    heads: tuple[Head, ...] = ()
+    augmentation: Augmentation | None = None
+
+
+class Law(NamedTuple):
+    """How all lanes are trained: AdamW (decoupled weight decay) on batches of nearly equal size.
+
+    Attributes:
+        epochs: passes over the examples.
+        batches: of an epoch.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        schedule: maps a step to its share of the peak.
+        half: multiply the matrices of large hidden layers in bfloat16; weights, optimiser, head and losses stay float32.
+    """
+
+    epochs: int
+    batches: int
+    lr: float
+    weight_decay: float
+    schedule: Callable[[int], float]
+    half: bool
+
+
+def stackable(model: TaskModel) -> bool:
+    """Whether `train_stacked` can train `model`: an MLP of ours, all of it."""
+    trained = all(p.requires_grad for part in (model.body, model.linear) for p in part.parameters())
+    return type(model) is TaskModel and type(model.body) is Layers and model.solver == "sgd" and trained
+
+
+def shape_of(model: TaskModel) -> tuple[float, ...]:
+    """Return what models of one stack have in common: layer sizes and dropout."""
+    layers = _linears(model)
+    return (model.dropout, layers[0].in_features, *(layer.out_features for layer in layers))
+
+
+def rows_of(count: int, batches: int) -> int:
+    """Return how many rows batches are padded to."""
+    return _padded(math.ceil(count / batches))
+
+
+@torch.no_grad()
+def train_stacked(lanes: Sequence[Lane], law: Law) -> None:
+    """Train the models of all lanes in place, with forward and backward passes written out: gradients need no graph.
+
+    On CPU a lane's result does not depend on the others, bit by bit. All have one `shape_of` and `rows_of`. A step
+    costs at most 6 B P operations a lane, for P weights and batches of B, and a lane 16 P bytes: weights, gradients, moments.
+    """
+    first, rows = lanes[0].model, rows_of(len(lanes[0].targets), law.batches)
+    net = _Net([lane.model for lane in lanes], rows, law.half)
+    data = _Data(lanes, law.batches, net.stages[0])
+    noise = _Noise(lanes, data.counts, net.dropped)
+    optimizer = torch.optim.AdamW([net.flat, *first.aux.parameters()], lr=law.lr, weight_decay=law.weight_decay, fused=True)
+    first.aux.train()
+    for epoch in range(law.epochs):
+        orders = data.orders()
+        for k in range(law.batches):
+            targets, totals = data.batch(orders[:, k], k, into=net.stages[0])
+            mask = noise.mask(k)
+            logits = net.forward(mask)
+            more = _heads_slopes(lanes[0], net, orders[0, k, : data.counts[0][k]], (epoch, law.epochs))
+            error = torch.softmax(logits, 2, out=net.error).mul_(totals).sub_(targets).mul_(data.shares[k])
+            net.backward(error, mask, more)
+            optimizer.param_groups[0]["lr"] = law.lr * law.schedule(epoch * law.batches + k)
+            optimizer.step()
+            net.round_weights()
+    net.hand_back([lane.model for lane in lanes])
+
+
+class _Net:
+    """E MLPs whose weights lie in one (E, P) tensor, layer by layer: (out, in), then biases; and room for what they compute."""
+
+    def __init__(self, models: Sequence[TaskModel], rows: int, half: bool) -> None:
+        linears, lanes = _linears(models[0]), len(models)
+        self.widths = [linears[0].in_features, *(layer.out_features for layer in linears)]
+        self.sizes = [_padded(width) for width in self.widths]
+        self.flat = linears[0].weight.new_zeros(lanes, sum(a * b + b for a, b in itertools.pairwise(self.sizes)))
+        self.flat.grad = torch.zeros_like(self.flat)
+        *self.hidden, self.head = _views(self.flat, self.sizes)
+        *self.slopes, self.head_slopes = _views(self.flat.grad, self.sizes)
+        for place, model in enumerate(models):
+            for layer, (weight, bias) in zip(_linears(model), [*self.hidden, self.head], strict=True):
+                weight[place, : layer.out_features, : layer.in_features] = layer.weight
+                bias[place, : layer.out_features] = layer.bias
+        self.head[1][:, self.widths[-1] :] = NEVER
+        self.half = half and max(weight[0].numel() for weight, _ in self.hidden) >= HALF_FROM
+        # what is multiplied, and the gradients of the products: the weights themselves, or copies in bfloat16
+        self.used, self.found = self.hidden, [weight for weight, _ in self.slopes]
+        if self.half:
+            self.used = [(weight.bfloat16().contiguous(), bias.bfloat16()) for weight, bias in self.hidden]
+            self.found = [torch.empty_like(weight) for weight, _ in self.used]
+        self.stages = [self.used[0][0].new_zeros(lanes, rows, size) for size in self.sizes[:-1]]  # inputs, hidden layers
+        self.back = [torch.empty_like(stage) for stage in self.stages]  # gradients in them
+        self.dropped, self.slope = (self.flat.new_zeros(lanes, rows, self.sizes[-2]) for _ in range(2))
+        self.logits, self.error = (self.flat.new_zeros(lanes, rows, self.sizes[-1]) for _ in range(2))
+
+    def forward(self, mask: Tensor | None) -> Float[Tensor, "E B C"]:
+        """Return the logits of `stages[0]`."""
+        for (weight, bias), x, into in zip(self.used, self.stages, self.stages[1:], strict=False):
+            torch.baddbmm(bias.unsqueeze(1), x, weight.mT, out=into).relu_()
+        self.dropped.copy_(self.stages[-1])
+        if mask is not None:
+            self.dropped.mul_(mask)
+        return torch.baddbmm(self.head[1].unsqueeze(1), self.dropped, self.head[0].mT, out=self.logits)
+
+    def backward(self, error: Float[Tensor, "E B C"], mask: Tensor | None, extra: Sequence[Tensor | None] = ()) -> None:
+        """Write the gradients of the weights, given those in the logits, and more in the first lane's hidden layers."""
+        torch.bmm(error.mT, self.dropped, out=self.head_slopes[0])
+        torch.sum(error, 1, out=self.head_slopes[1])
+        torch.bmm(error, self.head[0], out=self.slope)
+        self.back[-1].copy_(self.slope if mask is None else self.slope.mul_(mask))
+        for place in reversed(range(len(self.used))):
+            slope, found, (weights, biases) = self.back[place + 1], self.found[place], self.slopes[place]
+            if extra and (more := extra[place]) is not None:
+                slope[0, : len(more), : more.shape[1]] += more
+            torch.ops.aten.threshold_backward.grad_input(slope, self.stages[place + 1], 0, grad_input=slope)
+            torch.bmm(slope.mT, self.stages[place], out=found)
+            torch.sum(slope, 1, dtype=biases.dtype, out=biases)
+            if self.half:
+                weights.copy_(found)
+            if place:
+                torch.bmm(slope, self.used[place][0], out=self.back[place])
+
+    def round_weights(self) -> None:
+        """Round the weights anew, where they are used in bfloat16."""
+        if self.half:
+            for used, layer in zip(self.used, self.hidden, strict=True):
+                for into, values in zip(used, layer, strict=True):
+                    into.copy_(values)
+
+    def hand_back(self, models: Sequence[TaskModel]) -> None:
+        """Write the weights into the models."""
+        for place, model in enumerate(models):
+            for layer, (weight, bias) in zip(_linears(model), [*self.hidden, self.head], strict=True):
+                layer.weight.copy_(weight[place, : layer.out_features, : layer.in_features])
+                layer.bias.copy_(bias[place, : layer.out_features])
+
+
+class _Data:
+    """The examples of all lanes, one below the other, then a row of zeros that pads batches; targets are times weights."""
+
+    def __init__(self, lanes: Sequence[Lane], batches: int, like: Float[Tensor, "E B D"]) -> None:
+        self.lanes, device = lanes, like.device
+        lengths, classes = [len(lane.targets) for lane in lanes], lanes[0].targets.shape[1]
+        self.starts, self.end = [0, *itertools.accumulate(lengths)][:-1], sum(lengths)
+        self.counts = [[len(part) for part in torch.empty(n, 0).tensor_split(batches)] for n in lengths]
+        # place of each row of each batch in an order of the examples; the one after the last stands for the zeros
+        self.places = [_places(counts, like.shape[1]).to(device) for counts in self.counts]
+        self.shares = 1 / torch.tensor(self.counts, device=device).T[:, :, None, None]  # (batches, E, 1, 1)
+        self.targets = torch.zeros(self.end + 1, _padded(classes), device=device)
+        self.plain = lanes[0].augmentation is None
+        self.x = like.new_zeros(self.end + 1 if self.plain else 0, like.shape[2])
+        for lane, start, n in zip(lanes, self.starts, lengths, strict=True):
+            self.targets[start : start + n, :classes] = lane.targets * lane.weights.unsqueeze(1)
+            if self.plain:
+                x = lane.model.normalized(lane.inputs).flatten(1)
+                self.x[start : start + n, : x.shape[1]] = x
+        self.totals = self.targets.sum(1, keepdim=True)
+
+    def orders(self) -> Int[Tensor, "E batches B"]:
+        """Draw the rows of an epoch's batches."""
+        orders = []
+        for lane, start, places in zip(self.lanes, self.starts, self.places, strict=True):
+            n, device = len(lane.targets), places.device
+            order = torch.full((n + 1,), self.end, device=device)
+            order[:n] = torch.randperm(n, generator=lane.order, device=device) + start
+            orders.append(order[places])
+        return torch.stack(orders)
+
+    def batch(self, rows: Int[Tensor, "E B"], k: int, into: Float[Tensor, "E B D"]) -> tuple[Tensor, Tensor]:
+        """Write inputs; return targets (E, B, C) and their sums (E, B, 1)."""
+        flat = rows.flatten()
+        if self.plain:
+            torch.index_select(self.x, 0, flat, out=into.view(len(flat), -1))
+        else:
+            (lane,), count = self.lanes, self.counts[0][k]
+            assert lane.augmentation is not None
+            x = lane.model.normalized(augmented(lane.inputs[rows[0, :count]], lane.augmentation, lane.noise)).flatten(1)
+            into[0, :count, : x.shape[1]] = x
+        targets, totals = self.targets.index_select(0, flat), self.totals.index_select(0, flat)
+        return targets.view(*rows.shape, -1), totals.view(*rows.shape, 1)
+
+
+class _Noise:
+    """Dropout masks, of each lane's own generator: on CPU a step's at a time, as one net alone would draw them."""
+
+    def __init__(self, lanes: Sequence[Lane], counts: Sequence[Sequence[int]], like: Float[Tensor, "E B D"]) -> None:
+        self.lanes, self.counts, self.keep = lanes, counts, 1 - lanes[0].model.dropout
+        at_once = 1 if like.device.type == "cpu" else max(1, DRAW_ELEMENTS // like.numel())
+        self.drawn = like.new_zeros(min(at_once, len(counts[0])), *like.shape)
+
+    def mask(self, k: int) -> Float[Tensor, "E B D"] | None:
+        """Return the masks of the k-th batches, over the probability to be kept; None without dropout."""
+        if self.keep == 1:
+            return None
+        steps = len(self.drawn)
+        if k % steps == 0:
+            for place, (lane, counts) in enumerate(zip(self.lanes, self.counts, strict=True)):
+                self.drawn[:, place, : max(counts[k : k + steps]), : lane.model.feature_dim].uniform_(generator=lane.noise)
+            self.drawn.lt_(self.keep).div_(self.keep)
+        return self.drawn[k % steps]
+
+
+@torch.enable_grad()
+def _heads_slopes(lane: Lane, net: _Net, rows: Int[Tensor, " B"], progress: tuple[int, int]) -> list[Tensor | None]:
+    """Set the gradients of the lane's extra heads, by autograd; return those that reach the hidden layers, if any do."""
+    if not lane.heads:
+        return []
+    shown = zip(net.stages[1:], net.widths[1:], strict=False)
+    fixed = [stage[0, : len(rows), :width].float() for stage, width in shown]
+    joint = [stage.detach().requires_grad_() for stage in fixed]
+    logits, targets, loss = net.logits[0, : len(rows), : net.widths[-1]], lane.targets[rows], torch.zeros((), device=rows.device)
+    lane.model.aux.zero_grad(set_to_none=True)
+    for head in lane.heads:
+        module = lane.model.aux[head.name]
+        outputs = module(joint if head.reaches_body(*progress) else fixed)
+        loss = loss + head.loss(HeadBatch(module, outputs, logits, targets, rows, *progress))
+    if loss.requires_grad:
+        loss.backward()
+    return [stage.grad for stage in joint]
+
+
+def _linears(model: TaskModel) -> list[nn.Linear]:
+    assert isinstance(model.body, Layers)
+    return [*model.body.linears, model.linear]
+
+
+def _padded(size: int) -> int:
+    return size + -size % LINE
+
+
+def _places(counts: Sequence[int], rows: int) -> Int[Tensor, "batches B"]:
+    starts = torch.tensor([0, *itertools.accumulate(counts)])
+    within = torch.arange(rows)
+    return torch.where(within < torch.tensor(counts)[:, None], starts[:-1, None] + within, starts[-1])
+
+
+def _views(flat: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Return weights (E, out, in) and biases (E, out) that lie in `flat`."""
+    views, start = [], 0
+    for a, b in itertools.pairwise(sizes):
+        views.append((flat[:, start : start + a * b].view(-1, b, a), flat[:, start + a * b : start + a * b + b]))
+        start += a * b + b
+    return views
