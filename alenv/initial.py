@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from alenv.pool import HIDDEN
 from alenv.round import Round
 from alenv.strategy import Strategy
 from alenv.streams import Streams
@@ -88,6 +89,21 @@ class ByStrategy:
         return self.strategy.select(round, size)
 
 
+class Known:
+    """An initial set of examples whose label the data set holds already, drawn by lot; it is not looked at."""
+
+    reads_labels = False
+
+    def choose(self, task: Task, rows: Callable[[str | None], Tensor], streams: Streams, size: int) -> Int[Tensor, " size"]:
+        """Return `size` pool indices."""
+        del rows
+        known = torch.nonzero(task.targets.cpu() != HIDDEN).flatten()
+        if len(known) < size:
+            remedy = f"set budget.initial={len(known)}" if len(known) else "use initial=random to be asked for the first ones"
+            raise ValueError(f"initial=known: {len(known)} examples of the pool have a label, {size} are wanted; {remedy}")
+        return known[by_lot(len(known), size, streams)].to(task.targets.device)
+
+
 class ByLot:
     """A uniformly random initial set with a seed of its own."""
 
@@ -142,7 +158,7 @@ def make(spec: Any, build: Callable[[Any], Strategy]) -> Initial | None:
     """Return the initial set that a name, or a mapping with `name` and parameters, describes; None for the default, random.
 
     Args:
-        spec: "random", a name of `LABELLED`, or a strategy; in a mapping also `seed` and, for strategies, `features`.
+        spec: "random", "known", a name of `LABELLED`, or a strategy; in a mapping also `seed` and, for strategies, `features`.
         build: makes a strategy of what names one.
     """
     given = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
@@ -151,6 +167,8 @@ def make(spec: Any, build: Callable[[Any], Strategy]) -> Initial | None:
     name, seed = given.get("name"), given.pop("seed", None)
     if name == "random" and seed is None and len(given) == 1:
         return None
+    if name == "known" and seed is None and len(given) == 1:
+        return Known()
     if isinstance(name, str) and name in ("random", *LABELLED):
         unknown = sorted(given.keys() - {"name"})
         if unknown:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alenv.durable import write_atomically
 from alenv.metrics import auroc
-from alenv.pool import OUTSIDE
+from alenv.pool import HIDDEN, OUTSIDE
 from alenv.streams import Streams
 from alenv.task import Task
 
@@ -113,9 +113,12 @@ class NoisyOracle(SimulatedOracle):
 class FileOracle(Oracle):
     """A person who answers in a file.
 
-    The first question writes `query.csv` (id, label; the text too, where there is one) into the run directory and raises
+    The first question writes `query.csv` (id, label; an image's path, a text) into the run directory and raises
     `AwaitingLabels`; asked again, it reads the answers: a class name or number; blank, or "?", for "no label". A file without
     any answer yet is not an answer.
+
+    Labels that the data set holds are neither asked for nor charged; where it holds all of them there would be no question, so
+    then all are asked: a rehearsal.
     """
 
     def begin(self, task: Task, streams: Streams, directory: Path | None = None) -> None:
@@ -124,7 +127,9 @@ class FileOracle(Oracle):
         if directory is None:
             raise ValueError("oracle=file needs a run directory; use it with alenv.train, not inside a bare environment")
         self.path = directory / "query.csv"
-        self._ids, self._classes, self._texts = task.ids, task.classes, task.texts
+        self._ids, self._classes, self._texts, self._folder = task.ids, task.classes, task.texts, task.folder
+        hidden = task.targets == HIDDEN
+        self._given = task.targets if bool(hidden.any()) else torch.full_like(task.targets, HIDDEN)
 
     def label(self, indices: Int[Tensor, " B"]) -> list[int | None]:
         """Return the answers in `query.csv`, or write the question there.
@@ -133,9 +138,23 @@ class FileOracle(Oracle):
             AwaitingLabels: the question is written and has no answer yet.
             ValueError: the file does not fit the question or names no class of the task; the file is left as it is.
         """
-        ids = [self._ids[i] for i in indices.tolist()]
+        given = self._given[indices].tolist()
+        wanted = [i for i, label in zip(indices.tolist(), given, strict=True) if label == HIDDEN]
+        answers = iter(self._answers(wanted) if wanted else [])
+        return [next(answers) if label == HIDDEN else label for label in given]
+
+    def price(self, indices: Int[Tensor, " B"]) -> float:
+        """Return what those of `indices` cost that a person has to look at."""
+        return self.unit_price * int((self._given[indices] == HIDDEN).sum())
+
+    def received(self) -> None:
+        """Remove the answered question; until the ledger holds the answers it stays."""
+        self.path.unlink(missing_ok=True)
+
+    def _answers(self, wanted: Sequence[int]) -> list[int | None]:
+        ids = [self._ids[i] for i in wanted]
         if not self.path.exists():
-            self._ask(indices.tolist())
+            self._ask(wanted)
             raise AwaitingLabels(
                 f"{len(ids)} labels wanted: fill in the label column of {self.path} and run the same command again"
             )
@@ -146,15 +165,14 @@ class FileOracle(Oracle):
             )
         return [self._class(answers[id_], id_) for id_ in ids]
 
-    def received(self) -> None:
-        """Remove the answered question; until the ledger holds the answers it stays."""
-        self.path.unlink(missing_ok=True)
-
     def _ask(self, indices: Sequence[int]) -> None:
-        texts = self._texts
-        rows = ["id,label" if texts is None else "id,label,text"]
-        rows += [f"{_quoted(self._ids[i])}," + ("" if texts is None else f",{_quoted(texts[i])}") for i in indices]
-        write_atomically(self.path, "\n".join(rows) + "\n")
+        columns = {"id": [self._ids[i] for i in indices], "label": [""] * len(indices)}
+        if self._folder is not None:
+            columns["path"] = [str(self._folder / id_) for id_ in columns["id"]]
+        if self._texts is not None:
+            columns["text"] = [self._texts[i] for i in indices]
+        rows = [columns, *zip(*columns.values(), strict=True)]
+        write_atomically(self.path, "".join(",".join(map(_quoted, row)) + "\n" for row in rows))
 
     def _read(self, ids: Sequence[str]) -> dict[str, str]:
         try:

@@ -228,7 +228,7 @@ def assemble(
 
 
 def _first_purchase(initial: Any) -> Initial | None:
-    known = ["random", *LABELLED, *library.names("strategy")]
+    known = ["random", "known", *LABELLED, *library.names("strategy")]
     if isinstance(initial, str) and ":" not in initial and initial not in known:
         raise ValueError(f"unknown initial '{initial}'{library.nearest(initial, known)}; or give a list of ids")
     return make_initial(initial, functools.partial(library.build, "strategy"))

@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ class Source:
         std: what they are divided by afterwards.
         augmentation: label-preserving changes the trainer may make; None for none.
         tokens: what the inputs of tokenised texts mean; None for everything else.
+        folder: where the ids are names of files that a person can open; None if they are not.
 
     Raises:
         ValueError: inputs hold NaN or infinity, ids repeat, targets leave 0..C-1 (or -1), fewer than two classes, or a class
@@ -106,6 +108,7 @@ class Source:
     std: Tensor = field(default_factory=lambda: torch.ones(()))
     augmentation: Augmentation | None = None
     tokens: Tokens | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -187,6 +190,7 @@ class Task:
         facts: what the setting realised (the rate of examples of no class, say).
         groups: classes whose mean recall on the test split is recorded, by the metric's name.
         split: what the source was cut along; None for a task that was not cut from one.
+        folder: where the ids are names of files, or None.
     """
 
     name: str
@@ -208,6 +212,7 @@ class Task:
     tokens: Tokens | None = None
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     split: Split | None = None
+    folder: Path | None = None
 
     @property
     def num_classes(self) -> int:
@@ -245,6 +250,7 @@ class Task:
             tuple(source.classes[c] for c in kept), source.mean.to(device), source.std.to(device), source.augmentation,
             metrics=(*METRICS, *split.groups, *open_set), facts=split.facts, tokens=source.tokens,
             texts=None if texts is None else tuple(texts[i] for i in pool.tolist()), groups=split.groups, split=split,
+            folder=source.folder,
         )  # fmt: skip
 
     def fingerprint(self) -> str:

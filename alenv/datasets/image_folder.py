@@ -41,7 +41,7 @@ def image_folder(
     test = None if held is None else _examples(folder, held, classes, side, channels, cache)
     mean, std = moments(train.inputs)
     augmentation = Augmentation(shift, flip) if shift or flip else None
-    return Source(title, train, test, classes, mean, std, augmentation)
+    return Source(title, train, test, classes, mean, std, augmentation, folder=folder.absolute())
 
 
 def _class_folder(folder: Path) -> bool:
