@@ -6,6 +6,7 @@ With `sync`, the default, they survive a power cut as well: the call waits for t
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ def write_atomically(path: Path, content: str | bytes, sync: bool = True) -> Non
     temporary.replace(path)
     if sync:
         sync_folder(path.parent)
+
+
+def beside(path: Path) -> Path:
+    """Return a new empty file in the folder of `path`, for what is to replace it: no other process gets the same one.
+
+    Its rights are those of any new file (a `tempfile` is its owner's alone), so a folder of files can be shared.
+    """
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return temporary
 
 
 def append_lines(path: Path, objects: Iterable[Mapping[str, Any]], sync: bool = True) -> None:

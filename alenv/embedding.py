@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 import zlib
 from abc import abstractmethod
@@ -17,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
+from alenv.durable import beside
 from alenv.encoder import Encoder, Unlabeled
 from alenv.memory import in_blocks
 from alenv.streams import Streams
@@ -281,17 +280,16 @@ def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
 def _write(path: Path, identity: dict[str, Any], make: Callable[[Allocate], np.ndarray]) -> None:
     """Write a whole file or none, whoever else writes the same one; its checksum and what it holds lie beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
-    os.close(handle)
+    temporary = beside(path)
     try:
         values = make(lambda shape, dtype: np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape))
         said = {**identity, "shape": list(values.shape), "checksum": _checksum(values)}
         assert isinstance(values, np.memmap)
         values.flush()
-        Path(temporary).replace(path)
+        temporary.replace(path)
         path.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> np.ndarray:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from alenv.arrays import Rows
+from alenv.durable import beside
 from alenv.gathered import Gathered
 from alenv.model import TaskModel
 from alenv.streams import Streams
@@ -201,9 +201,11 @@ def _keep(folder: Path, key: str, values: Tensor) -> None:
     path = _file(folder, key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{key}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(save({"features": values.cpu().contiguous()}))
-        Path(temporary).replace(path)
+        temporary = beside(path)
+        try:
+            temporary.write_bytes(save({"features": values.cpu().contiguous()}))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         warnings.warn(f"features are not kept: {path.parent}: {error.strerror}; set cache= to another folder", stacklevel=2)

@@ -1,6 +1,7 @@
 """The run directory: what a run leaves behind, and who may write there."""
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import yaml
 
 from alenv.durable import write_atomically
 
-PASSING = ("fresh", "cache")  # options that do not change results
+PASSING = ("fresh", "cache")  # options that do not change results; dataset.cache is another
 OURS = (
     "config.yaml", "purchases.jsonl", "rounds.jsonl", "summary.json", "model.safetensors", "query.csv", "asked.json",
     "checkpoint",
@@ -25,8 +26,7 @@ OURS = (
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Return 8 hex digits of a resolved configuration; options that do not change results are left out."""
-    lasting = {key: value for key, value in config.items() if key not in PASSING}
-    return hashlib.blake2b(json.dumps(lasting, sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
+    return hashlib.blake2b(json.dumps(_lasting(config), sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
 
 
 class RunDirectory:
@@ -50,7 +50,7 @@ class RunDirectory:
             raise ValueError(
                 f"run directory {self.path} cannot be written ({error.strerror}); choose another with hydra.run.dir=..."
             ) from error
-        self.config = {key: value for key, value in config.items() if key not in PASSING}
+        self.config = {key: value for key, value in config.items() if key != "fresh"}
         self._fresh = fresh
 
     purchases = property(lambda self: self.path / "purchases.jsonl")
@@ -104,7 +104,7 @@ class RunDirectory:
             os.close(handle)  # its owner removed the file between our opening and locking it: what we hold is nobody's lock
 
     def _compare(self, before: Mapping[str, Any]) -> None:
-        old, new = flat(before), flat(json.loads(json.dumps(self.config, default=str)))
+        old, new = flat(_lasting(before)), flat(json.loads(json.dumps(_lasting(self.config), default=str)))
         changed = [
             f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
         ]
@@ -117,8 +117,7 @@ class RunDirectory:
 
     def _clear(self) -> None:
         answers = self.path / "query.csv"
-        lines = answers.read_text(errors="replace").splitlines()[1:] if answers.exists() else []
-        if any(line.rpartition(",")[2].strip() for line in lines):
+        if answers.exists() and _answered(answers):
             raise ValueError(
                 f"{answers} holds answers that fresh=true would delete; drop fresh=true to continue, or remove the file first"
             )
@@ -130,6 +129,19 @@ class RunDirectory:
                 target.unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
+
+
+def _answered(question: Path) -> bool:
+    with question.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return any((row.get("label") or "").strip() for row in csv.DictReader(file))
+
+
+def _lasting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides results."""
+    kept = {key: value for key, value in config.items() if key not in PASSING}
+    if isinstance(kept.get("dataset"), Mapping):
+        kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "cache"}
+    return kept
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Arrays that took work to make (decoded images, tokens): kept as memory-mapped files, so they need not fit in memory."""
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alenv.durable import beside
 from alenv.encoder import default_folder
 
 Allocate = Callable[[Sequence[int], str], np.ndarray]
@@ -50,8 +49,7 @@ def kept(key: str, make: Callable[[Allocate], None], cache: str | None = "auto")
 def _write(path: Path, make: Callable[[Allocate], None]) -> None:
     """Write a whole file or none, whoever else writes the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
-    os.close(handle)
+    temporary = beside(path)
     mapped: list[np.memmap] = []
 
     def in_file(shape: Sequence[int], dtype: str) -> np.ndarray:
@@ -61,6 +59,6 @@ def _write(path: Path, make: Callable[[Allocate], None]) -> None:
     try:
         make(in_file)
         mapped[0].flush()
-        Path(temporary).replace(path)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
