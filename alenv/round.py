@@ -494,7 +494,8 @@ class _Block(Round):
 
 
 def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:
-    return apply_heads(embeddings, heads).softmax(2)
+    logits = apply_heads(embeddings, heads)
+    return softmax(logits.flatten(0, 1)).view(logits.shape)
 
 
 # name -> ways to derive it: what it takes, and how
