@@ -13,6 +13,9 @@ Tune = Literal["all", "probe", "head"]
 SOLVERS: Mapping[str, Solver] = {"all": "sgd", "probe": "probe", "head": "lbfgs"}
 
 
+BLOCK_ELEMENTS = 2**27  # numbers of a posterior in blocks: 0.5 GB of float32
+
+
 class NoNoiseError(ValueError):
     """A strategy asked for stochastic outputs of a model that has no source of noise."""
 
@@ -22,6 +25,10 @@ class Laplace:
 
     Block c is N((W_c, b_c), H_c^-1) with H_c = sum_i w_i p_ic (1 - p_ic) [h_i, 1] [h_i, 1]^T + prior_precision I over the
     n training examples of weight w_i. Factors are computed at the first draw.
+
+    Where these blocks would be too large (1,000 classes of 2,048 features: 17 GB) the precision is A x G + prior_precision I,
+    with Kronecker factors A = sum_i w_i [h_i, 1] [h_i, 1]^T and G, the weighted mean of diag(p_i) - p_i p_i^T (Ritter et al.
+    2018, but the prior is not approximated): E^2 + C^2 numbers. That is the full curvature where all p_i or all h_i are alike.
     """
 
     def __init__(
@@ -29,6 +36,12 @@ class Laplace:
     ) -> None:
         self._features, self._logits, self._weights, self._prior = features, logits, weights, prior_precision
         self._factor: Tensor | None = None
+        self._kronecker: _Kronecker | None = None
+
+    @property
+    def blockwise(self) -> bool:
+        """Whether the blocks per class are small enough to be held."""
+        return self._logits.shape[1] * (self._features.shape[1] + 1) ** 2 <= BLOCK_ELEMENTS
 
     def factor(self) -> Float[Tensor, "C E E"]:
         """Return the lower Cholesky factors of H_c; E = D + 1, the bias last."""
@@ -43,10 +56,31 @@ class Laplace:
 
     def deviations(self, draws: int, generator: torch.Generator) -> Float[Tensor, "T C E"]:
         """Return `draws` samples of (W, b) minus its mean."""
+        if not self.blockwise:
+            if self._kronecker is None:
+                h = F.pad(self._features, (0, 1), value=1.0)
+                self._kronecker = _Kronecker(h, self._logits.softmax(1), self._weights, self._prior)
+            return self._kronecker.deviations(draws, generator)
         factor = self.factor()
         classes, width, _ = factor.shape
         noise = torch.randn(classes, width, draws, generator=generator, device=factor.device, dtype=factor.dtype)
         return torch.linalg.solve_triangular(factor.mT, noise, upper=True).permute(2, 0, 1)
+
+
+class _Kronecker:
+    """Samples of N(0, (A x G + prior I)^-1), by the eigenvectors of both factors."""
+
+    def __init__(self, h: Float[Tensor, "n E"], p: Float[Tensor, "n C"], weights: Float[Tensor, " n"], prior: float) -> None:
+        weighted = p * weights.unsqueeze(1)
+        curvature = (weighted.sum(0).diag() - weighted.T @ p) / weights.sum()
+        a, self._right = torch.linalg.eigh((h * weights.unsqueeze(1)).T @ h)
+        g, self._left = torch.linalg.eigh(curvature)
+        self._spread = (g.clamp(min=0).outer(a.clamp(min=0)) + prior).rsqrt()  # (C, E)
+
+    def deviations(self, draws: int, generator: torch.Generator) -> Float[Tensor, "T C E"]:
+        spread = self._spread
+        noise = torch.randn(draws, *spread.shape, generator=generator, device=spread.device, dtype=spread.dtype)
+        return self._left @ (noise * spread) @ self._right.T
 
 
 def apply_heads(h: Float[Tensor, "B D"], heads: tuple[Float[Tensor, "T C D"], Float[Tensor, "T C"]]) -> Float[Tensor, "T B C"]:

@@ -162,6 +162,52 @@ def test_laplace_draws_have_the_inverse_curvature_as_covariance_and_no_correlati
     assert (np.abs(expected / scale)[0, 1:3] > 0.1).any()  # otherwise the test could not tell H^-1 from its diagonal
 
 
+def large(monkeypatch):
+    monkeypatch.setattr("alenv.model.BLOCK_ELEMENTS", 0)
+
+
+@pytest.mark.parametrize("alike", ["one example", "equal examples"])
+def test_a_large_posterior_has_the_whole_curvature_where_it_is_a_kronecker_product(alike, monkeypatch):
+    large(monkeypatch)
+    h = torch.tensor([[0.6, -1.2]]).repeat(1 if alike == "one example" else 3, 1)
+    logits, weights = torch.tensor([[1.0, 0.2, -0.5]]).expand(len(h), -1), torch.tensor([2.0, 0.5, 1.5])[: len(h)]
+    draws = Laplace(h, logits, weights, prior_precision=0.5).deviations(40_000, noise()).flatten(1).double().numpy()
+    x, p = np.array([0.6, -1.2, 1.0]), logits[0].double().softmax(0).numpy()
+    precision = float(weights.sum()) * np.kron(np.diag(p) - np.outer(p, p), np.outer(x, x)) + 0.5 * np.eye(9)
+    np.testing.assert_allclose(np.cov(draws.T), np.linalg.inv(precision), atol=0.06)
+    assert np.abs(draws.mean(0)).max() < 0.03
+
+
+def test_a_large_posterior_is_never_held_in_blocks_and_repeats_itself(monkeypatch):
+    whole = torch.randn(6, 3, generator=noise()), torch.randn(6, 4, generator=noise()), torch.ones(6), 0.7
+    assert Laplace(*whole).blockwise
+    large(monkeypatch)
+    laplace = Laplace(*whole)
+    assert not laplace.blockwise
+    monkeypatch.setattr(Laplace, "factor", lambda self: pytest.fail("blocks were made"))
+    assert laplace.deviations(5, noise()).shape == (5, 4, 4)
+    assert torch.equal(laplace.deviations(5, noise()), Laplace(*whole).deviations(5, noise()))
+
+
+def test_both_forms_of_the_posterior_disagree_about_the_same_inputs(monkeypatch):
+    generator = noise()
+    centres = 2 * torch.randn(4, 6, generator=generator)
+    x = centres[torch.arange(80) % 4] + torch.randn(80, 6, generator=generator)
+    model = built(TaskModel, torch.nn.Identity(), 6, 4, solver="lbfgs")
+    with torch.no_grad():
+        model.linear.weight.copy_(centres)
+        model.linear.bias.copy_(-centres.square().sum(1) / 2)
+
+    def spread():
+        model.laplace = Laplace(x[:24], model.head(x[:24]).detach(), torch.ones(24), prior_precision=1.0)
+        p = model.draws(x, 4000, noise()).softmax(2)
+        return (-(p.mean(0) * p.mean(0).log()).sum(1) + (p * p.log()).nansum(2).mean(0)).argsort().argsort().double()
+
+    blocks = spread()
+    large(monkeypatch)
+    assert float(torch.corrcoef(torch.stack([blocks, spread()]))[0, 1]) > 0.8  # rank correlation of mutual information
+
+
 def test_laplace_draws_are_the_optimum_plus_its_deviations():
     model = with_posterior()
     weight, bias = model.head_draws(6, noise())
