@@ -74,6 +74,17 @@ class RunDirectory:
             write_atomically(file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         self.checkpoint.parent.mkdir(exist_ok=True)
 
+    def forget(self) -> None:
+        """Remove what `prepare` made, if nothing else is there: what could not begin leaves no folder that looks like a run."""
+        made = {self.path / name for name in ("config.yaml", "rounds.jsonl", "checkpoint", "lock")}
+        saved = (self.path / "rounds.jsonl").exists() and (self.path / "rounds.jsonl").stat().st_size > 0
+        if saved or any(self.checkpoint.parent.glob("*")) or not set(self.path.iterdir()) <= made:
+            return
+        for name in ("config.yaml", "rounds.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.checkpoint.parent.rmdir()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder: a second run in it is refused. A lock left by a killed process is taken over."""

@@ -165,7 +165,11 @@ class Runner:
             return self._run()
         with self.directory.locked():
             self.directory.prepare()
-            return self._finished() or self._run()
+            try:
+                return self._finished() or self._run()
+            except ValueError:
+                self.directory.forget()
+                raise
 
     def _run(self) -> Run:
         start = time.perf_counter()

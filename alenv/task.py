@@ -96,8 +96,8 @@ class Source:
         folder: where the ids are names of files that a person can open; None if they are not.
 
     Raises:
-        ValueError: inputs hold NaN or infinity, ids repeat, targets leave 0..C-1 (or -1), fewer than two classes, or a class
-            has no example though every label is known.
+        ValueError: inputs hold NaN or infinity, ids or class names repeat, targets leave 0..C-1 (or -1), fewer than two classes,
+            or a class has no example though every label is known.
     """
 
     name: str
@@ -113,14 +113,19 @@ class Source:
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ValueError(f"{self.name}: expected at least two classes, got {list(self.classes)}; a classifier needs a choice")
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"{self.name}: the class name '{twice}' occurs twice; every class needs a name of its own")
         for part, examples in (("train", self.train), ("test", self.test)):
             if examples is not None:
                 self._check(part, examples)
         counts = torch.bincount(self.train.targets[self.train.targets >= 0], minlength=len(self.classes))
         if len(self.train) and (self.train.targets >= 0).all() and (counts == 0).any():
             missing = [self.classes[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
+            more = f" and {len(missing) - 12} more" if len(missing) > 12 else ""
             raise ValueError(
-                f"{self.name}: no training example of class {', '.join(missing)}; remove the class name or add examples of it"
+                f"{self.name}: no training example of class {', '.join(missing[:12])}{more}; "
+                "remove the class name or add examples of it"
             )
 
     def _check(self, part: str, examples: Examples) -> None:

@@ -82,7 +82,8 @@ def test_a_run_read_back_finds_its_cache(tmp_path: Path, monkeypatch: pytest.Mon
     np.save(tmp_path / "train_targets.npy", np.arange(40) % 2)
     config = {
         "dataset": {"name": "arrays", "root": str(tmp_path)}, "selector": "random_pick", "strategies": ["uniform"],
-        "device": "cpu", "budget": {"initial": 4, "batch": 2, "rounds": 1}, "embed": "doubling:Doubling", "cache": str(tmp_path / "mine"),
+        "device": "cpu", "budget": {"initial": 4, "batch": 2, "rounds": 1}, "embed": "doubling:Doubling",
+        "cache": str(tmp_path / "mine"),
     }  # fmt: skip
     module = ModuleType("doubling")
     module.Doubling = lambda: Given(double)  # type: ignore[attr-defined]

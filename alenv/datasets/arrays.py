@@ -35,7 +35,12 @@ def arrays(root: str = "data", title: str = "arrays") -> Source:
             f"{path}: expected test inputs of the training inputs' shape {tuple(train.inputs.shape[1:])}, "
             f"got {tuple(test.inputs.shape[1:])}"
         )
-    known = int(train.targets.max()) + 1 if len(train) else 0
+    known = int(train.targets.max()) + 1
+    if known > len(train) and "classes" not in held:
+        raise ValueError(
+            f"{path}: the highest class number, {known - 1}, leaves classes without any of the {len(train)} training examples; "
+            "number the classes from 0, or name them (classes.txt)"
+        )
     classes = [str(name) for name in held["classes"]] if "classes" in held else [str(c) for c in range(known)]
     return Source(title, train, test, tuple(classes), *moments(train.inputs))
 
@@ -48,10 +53,19 @@ def _examples(path: Path, held: dict[str, np.ndarray], part: str) -> Examples:
                 "(test_... the same way), or to an .npz file of these arrays"
             )
     inputs, targets = _tensor(path, held[f"{part}_inputs"]), _tensor(path, held[f"{part}_targets"])
-    if len(inputs) != len(targets) or targets.dim() != 1 or targets.is_floating_point():
+    if inputs.dim() < 2 or inputs.numel() == 0 or inputs.is_complex():
         raise ValueError(
-            f"{path}: expected one class number per {part} input ({len(inputs)},), got {targets.dtype} {tuple(targets.shape)}"
+            f"{path}: expected {part}_inputs of real numbers (n, features) or (n, channels, height, width), none of them 0, "
+            f"got {inputs.dtype} {tuple(inputs.shape)}; reshape them, or write the examples"
         )
+    whole = not (targets.is_floating_point() or targets.is_complex())
+    if len(inputs) != targets.numel() or targets.dim() != 1 or not whole:
+        raise ValueError(
+            f"{path}: expected one class number per {part} input ({len(inputs)},), got {targets.dtype} {tuple(targets.shape)}; "
+            "write whole numbers, -1 where the class is unknown"
+        )
+    if int(targets.min()) < -1:
+        raise ValueError(f"{path}: expected {part}_targets of class numbers 0, 1, ... or -1 (unknown), got {int(targets.min())}")
     stored = inputs if inputs.dtype in (torch.uint8, torch.float16, torch.float32) else inputs.float()
     return Examples(stored, targets.long(), number_ids(len(inputs), f"{part}-"))
 
