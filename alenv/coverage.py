@@ -179,18 +179,24 @@ class _Lifts(NamedTuple):
 def _filtered_balls(rows: Float[Tensor, "n E"]) -> Callable[[slice, slice | Tensor], Float[Tensor, "p q"]]:
     """Return what gives `ball` of a block of pairs: multiplied in bfloat16, and again in float32 where that may err.
 
-    Rounding both factors and the product to 9 bits errs by less than 2^-7 |x| |y|.
+    Norms enter the product as three numbers of 8 bits each, so it is closeness + 1 itself that is rounded at the end, which keeps
+    its sign. Rounding x and y errs by less than 2^-7.9 |x| |y|.
     """
-    short, norms = rows[:, :-2].bfloat16(), rows[:, -2]
-    lengths = (-2 * norms).sqrt()
+    x, norms = rows[:, :-2].bfloat16(), rows[:, -2] + 0.5
+    digits = [norms.bfloat16()]
+    digits += [(norms - digits[0]).bfloat16()]
+    digits += [(norms - digits[0] - digits[1]).bfloat16()]
+    ones = torch.ones_like(digits[0])
+    left, right = (torch.cat([x, torch.stack(columns, 1)], 1) for columns in ([*digits, *[ones] * 3], [*[ones] * 3, *digits]))
+    lengths = (-2 * rows[:, -2]).sqrt()
 
-    def block(left: slice, right: slice | Tensor) -> Tensor:
-        within = (short[left] @ short[right].T).float().add_(norms[left, None] + 1).add_(norms[right])
-        slack = float(lengths[left].amax() * lengths[right].amax()) * 2**-7
-        i, j = torch.nonzero(within.abs() <= slack, as_tuple=True)
-        inside = within.gt_(0)
+    def block(these: slice, others: slice | Tensor) -> Tensor:
+        within = left[these] @ right[others].T
+        slack = float(lengths[these].amax() * lengths[others].amax()) * 2**-7.9 + 1e-4
+        i, j = torch.nonzero(within.abs().le_(slack), as_tuple=True)
+        inside = within.gt_(0).float()
         for part in _cuts(len(i), SIDE):
-            pairs = rows[left][i[part]] * _swapped(rows[right][j[part]])
+            pairs = rows[these][i[part]] * _swapped(rows[others][j[part]])
             inside[i[part], j[part]] = ball(pairs.sum(1))
         return inside
 
@@ -234,8 +240,9 @@ def pure_radius(
     random `sample` of rows where there are more. Never less than `COINCIDE`.
     """
     rows = torch.randperm(len(x), generator=generator, device=x.device)[:sample]
+    points = geometry.Rows(x - x.mean(0))  # a common offset would eat the digits
     nearest = [
-        geometry.squared_distances(x[part], x).masked_fill_(cluster[part, None] == cluster, torch.inf).amin(1)
+        points.at(part).squared_distances(points).masked_fill_(cluster[part, None] == cluster, torch.inf).amin(1)
         for part in rows.split(max(1, geometry.CHUNK_ELEMENTS // len(x)))
     ]
     impure = int((1 - purity) * len(rows) + 1e-9)

@@ -68,7 +68,7 @@ class PseudoGradients(Gradients):
 
     @property
     def a(self) -> Float[Tensor, "n C"]:  # type: ignore[override]
-        """p - onehot(argmax p), made anew."""
+        """The residuals p - onehot(argmax p), made anew."""
         return _residual(self.probs)
 
     def at(self, rows: Int[Tensor, " k"] | slice) -> Gradients:  # type: ignore[override]

@@ -74,9 +74,10 @@ class DCoM(Strategy):
     ) -> Float[Tensor, " l"]:  # fmt: skip
         """Return, for each labelled example, the largest radius of the grid at which its ball is pure enough."""
         steps = int(self.max_delta / self.resolution + 1e-6)
-        found = []
+        centre, found = x.mean(0), []  # a common offset would eat the digits
+        points, centres = geometry.Rows(x - centre), geometry.Rows(labeled - centre)
         for rows in torch.arange(len(labeled), device=x.device).split(max(1, geometry.CHUNK_ELEMENTS // (4 * len(x)))):
-            step = (geometry.squared_distances(labeled[rows], x).sqrt_() / self.resolution).long().clamp_(max=steps)
+            step = (centres.at(rows).squared_distances(points).sqrt_() / self.resolution).long().clamp_(max=steps)
             same = (predicted == labels[rows, None]).to(x.dtype)
             counts = x.new_zeros(2, len(rows), steps + 1)
             counts[0].scatter_add_(1, step, torch.ones_like(same))
