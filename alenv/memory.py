@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -39,6 +39,17 @@ def in_blocks(compute: Callable[[slice], T], count: int, size: int, what: str, b
     finally:
         if shown is not None:
             shown.close()
+
+
+def counted(steps: Sequence[T], what: str) -> Generator[T, None, None]:
+    """Yield `steps`; while they take long and somebody watches a terminal, a bar named `what` is shown. Waits for no device."""
+    shown = _Bar(what, len(steps))
+    try:
+        for done, step in enumerate(steps, 1):
+            yield step
+            shown.at(done)
+    finally:
+        shown.close()
 
 
 def _release() -> None:

@@ -16,7 +16,7 @@ from alenv.augment import augmented
 from alenv.convex import fit_softmax, one_hot
 from alenv.gathered import Gathered
 from alenv.heads import Head, HeadBatch
-from alenv.memory import in_blocks
+from alenv.memory import counted, in_blocks
 from alenv.metrics import classification
 from alenv.model import Laplace, TaskModel
 from alenv.modes import Compiled, deterministic
@@ -385,7 +385,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(epochs * per_epoch))
         (model.aux if frozen else model).train()
-        for epoch in range(epochs):
+        for epoch in counted(range(epochs), "training"):
             shuffled = torch.randperm(len(inputs), generator=order, device=self.device)
             for rows in _batches(shuffled, per_epoch, lengths, order):
                 x = inputs[rows]
