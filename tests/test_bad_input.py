@@ -65,8 +65,8 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
 
 
-HEAD = ["x", "y", "label"]
-ROWS = [HEAD, *([i, i % 7, "ab"[i % 2]] for i in range(40))]
+HEAD: list[Any] = ["x", "y", "label"]
+ROWS: list[list[Any]] = [HEAD, *([i, i % 7, "ab"[i % 2]] for i in range(40))]
 
 
 def with_labels(label: Callable[[int], Any]) -> list[list[Any]]:
