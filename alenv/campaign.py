@@ -163,18 +163,20 @@ class Campaign:
         return len(self.records)
 
     @property
-    def reached(self) -> bool:
-        """Whether the last model is as accurate on validation as `stop_accuracy` asks for, be it the first one."""
-        target, found = self.plan.stop_accuracy, self.records[-1].validation if self.records else None
-        return target is not None and found is not None and found >= target
-
-    @property
     def done(self) -> bool:
         """Whether the budget is spent, the pool is empty, or a purchase has reached the target: an episode has a step."""
-        if not self.records:
-            return False
-        hit = self.reached and self.index > 1
-        return hit or self.index > self.plan.rounds or self.pool.bought == len(self.pool)
+        return self.finished and (self.index > 1 or not self._reached)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to buy: the campaign is done, or the initial set alone has reached the target."""
+        spent = self.index > self.plan.rounds or self.pool.bought == len(self.pool)
+        return bool(self.records) and (spent or self._reached)
+
+    @property
+    def _reached(self) -> bool:
+        target, found = self.plan.stop_accuracy, self.records[-1].validation
+        return target is not None and found is not None and found >= target
 
     def begin(self) -> Query:
         """Return the question of round 0: the initial set."""

@@ -73,7 +73,7 @@ class ProgressTable(Callback):
 
     def _left(self, campaign: Campaign) -> str:
         done = len(campaign.records) - self._seen
-        rounds = 0 if campaign.done else campaign.plan.rounds + 1 - campaign.index
+        rounds = 0 if campaign.finished else campaign.plan.rounds + 1 - campaign.index
         if done <= 0 or rounds <= 0:
             return "" if rounds else "done"
         seconds = (time.perf_counter() - self._began) / done * rounds

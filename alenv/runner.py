@@ -175,7 +175,7 @@ class Runner:
         start = time.perf_counter()
         try:
             observation, spent = self._start()
-            while not (self.env.campaign.done or self.env.campaign.reached):
+            while not self.env.campaign.finished:
                 if self.stop_seconds is not None and time.perf_counter() - start + spent > self.stop_seconds:
                     break
                 observation = self._round(observation)

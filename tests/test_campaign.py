@@ -538,8 +538,8 @@ def test_reaching_the_accuracy_asked_for_ends_the_campaign() -> None:
     easy, hard = a_problem(stop_accuracy=first.validation), a_problem(stop_accuracy=1.01)
     campaign = easy.campaign(0)
     play(easy, campaign)
-    assert campaign.reached
-    assert not campaign.done  # whoever wants no purchase at all looks at `reached`; an episode has a step
+    assert campaign.finished
+    assert not campaign.done  # an episode has a step; whoever needs none looks at `finished`
     play(easy, campaign, [0])
     assert campaign.done
     with pytest.raises(ValueError, match="campaign that is over"):

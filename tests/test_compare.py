@@ -68,7 +68,7 @@ def test_a_comparison_leaves_what_the_design_promises(command: Command, tmp_path
     assert said[0] == f"run directory: {tmp_path / 'out'}"
     assert said[-2:] == [f"report:  {tmp_path / 'out' / 'report.html'}", f"results: {tmp_path / 'out'}"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "config.yaml", "cells", "report.html", "summary.csv", "rounds.parquet", "figures",
+        "config.yaml", "cells", "report.html", "summary.csv", "rounds.parquet", "figures", "tensorboard",
     }  # fmt: skip
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 6
     assert any(line.startswith("margin: ") for line in said), "a sentence for each policy"
