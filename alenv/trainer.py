@@ -488,14 +488,21 @@ def _batches(
 def wide_logits(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> list[Float[Tensor, "n C"]]:
     """Return the logits of linear heads on the same features, from products of many columns; class by class in memory.
 
-    Never of fewer than 16 rows or columns, for which MKL has other kernels: so the bits do not depend on how many models there
-    are, nor on which other rows.
+    Rows and columns are padded to multiples of 16, for fewer of which libraries have other kernels: so the bits do not depend
+    on how many models there are, nor on which other rows.
     """
     sizes = [model.num_outputs for model in models]
     weight = F.pad(torch.cat([model.linear.weight for model in models]), (0, 0, 0, -sum(sizes) % 16))
-    wide = weight @ F.pad(h, (0, 0, 0, max(0, 16 - len(h)))).T
+    wide = _product(weight, F.pad(h, (0, 0, 0, max(0, 16 - len(h)))))
     parts = wide[: sum(sizes), : len(h)].split(sizes)
     return [(part + model.linear.bias.unsqueeze(1)).T for part, model in zip(parts, models, strict=True)]
+
+
+def _product(a: Float[Tensor, "m D"], b: Float[Tensor, "n D"]) -> Float[Tensor, "m n"]:
+    """Return a b^T; on CPU by oneDNN where torch has it, which needs half the time of MKL on an AMD EPYC."""
+    if a.is_cpu and torch.backends.mkldnn.is_available():
+        return F.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
+    return a @ b.T
 
 
 def bucket(count: int) -> int:
