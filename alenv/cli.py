@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alenv import library
 from alenv.library import nearest
-from alenv.rundir import config_hash, flat
+from alenv.rundir import config_hash, drawn, flat
 
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
@@ -23,7 +23,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     made = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     assert isinstance(made, dict)
-    return {str(key): value for key, value in made.items()}
+    return drawn({str(key): value for key, value in made.items()})
 
 
 def run_name(*, _root_: DictConfig) -> str:

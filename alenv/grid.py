@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alenv import library
 from alenv.durable import read_lines
-from alenv.rundir import config_hash
+from alenv.rundir import config_hash, drawn
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +90,7 @@ def expand(config: Mapping[str, Any]) -> list[Cell]:
     ):
         merged = _merge(_merge(run, own), chosen) | {"setting": cut, "seed": seed}
         resolved = {key: _content(key, value) if key in NAMED and value is not None else value for key, value in merged.items()}
-        cells.append(Cell(dataset, setting, policy, seed, dict(sorted(resolved.items()))))
+        cells.append(Cell(dataset, setting, policy, seed, dict(sorted(drawn(resolved).items()))))
     return cells
 
 

@@ -29,6 +29,14 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(_lasting(config), sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
 
 
+def drawn(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration with the run's seed for a data set whose own is null: its points are drawn anew every run."""
+    dataset = config.get("dataset")
+    if isinstance(dataset, Mapping) and "seed" in dataset and dataset["seed"] is None and "seed" in config:
+        return {**config, "dataset": {**dataset, "seed": config["seed"]}}
+    return dict(config)
+
+
 class RunDirectory:
     """One run's files, see the README for what each holds.
 

@@ -1,10 +1,11 @@
 """Honeypot as CDALBench runs it, beside the areas it publishes: random .72, margin .70, a greedy oracle .78.
 
-    python benchmarks/honeypot.py [--restarts 50] [--oracle 0] [--directory runs/honeypot]
+    python benchmarks/honeypot.py [--restarts 50] [--oracle 0] [--first 0] [--prior 0.01]
+        [--directory runs/honeypot]
 
-One label a round up to 100, a linear model, the area as the plain mean of test accuracy over rounds (not the trapezoid). The draw
-of the data and the prior are those of `configs/preset/cdalbench.yaml`. The oracle tries 20 labels a round, so its restarts are
-counted apart.
+As in the runs published there: points drawn anew every restart, 60 labels bought one by one after the first two, a linear model,
+the area as the plain mean of test accuracy over the 61 rounds (not the trapezoid). The prior is that of
+`configs/preset/cdalbench.yaml` unless told otherwise. The oracle tries 20 labels a round, so its restarts are counted apart.
 """
 
 import argparse
@@ -24,6 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--restarts", type=int, default=50)
     parser.add_argument("--oracle", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first restart")
+    parser.add_argument("--prior", type=float)
     parser.add_argument("--directory", type=Path, default=Path("runs/honeypot"))
     options = parser.parse_args()
     preset = library.config("preset", "cdalbench")
@@ -33,13 +36,16 @@ def main() -> None:
         "trainer": library.config("trainer", "default") | preset["trainer"], "device": "cpu",
         "executor": {"name": "inline", "lanes": options.restarts},
     }  # fmt: skip
+    if options.prior is not None:
+        config["trainer"]["prior_precision"] = options.prior
     areas: dict[str, list[float]] = {}
     for restarts, policies in (
         (options.restarts, {"selectors": [], "fixed": ["uniform", "margin"]}),
         (options.oracle, {"selectors": preset["selectors"], "fixed": []}),
     ):
         if restarts:
-            rounds = compare({**config, **policies, "seeds": restarts}, options.directory).rounds
+            seeds = [*range(options.first, options.first + restarts)]
+            rounds = compare({**config, **policies, "seeds": seeds}, options.directory).rounds
             for (policy, _), run in rounds.groupby(["policy", "seed"], sort=False):
                 areas.setdefault(str(policy), []).append(float(run["value"].mean()))
     for policy, found in areas.items():

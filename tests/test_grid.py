@@ -223,3 +223,11 @@ def test_a_name_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alenv.grid.config_hash", lambda config: asked.append(config) or "0")
     assert cell.name == cell.name
     assert len(asked) == 1
+
+
+def test_points_are_drawn_anew_for_every_run_where_a_data_sets_seed_is_null() -> None:
+    own, fixed = ({"dataset": {"name": "honeypot", "seed": seed}, "label": f"of {seed}"} for seed in (None, 5))
+    cells = expand(GRID | {"datasets": [own, fixed], "selectors": [], "fixed": ["uniform"], "seeds": 2})
+    assert [(cell.dataset, cell.seed, cell.config["dataset"]["seed"]) for cell in cells] == [
+        ("of None", 0, 0), ("of 5", 0, 5), ("of None", 1, 1), ("of 5", 1, 5),
+    ]  # fmt: skip

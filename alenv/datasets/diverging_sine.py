@@ -13,7 +13,7 @@ def diverging_sine(size: int = 100, seed: int = 0) -> Source:
 
     Args:
         size: points a class.
-        seed: of the points; runs of other seeds split and buy other ones of the same points.
+        seed: of the points; runs of other seeds split and buy other ones of the same points, unless it is null in a configuration: then it is theirs.
     """
     generator = torch.Generator().manual_seed(seed)
     x = 10 * torch.rand(2, size, generator=generator)
