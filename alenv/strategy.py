@@ -115,15 +115,26 @@ class ScoreStrategy(Strategy):
         Raises:
             ValueError: the shape is wrong or a score is NaN.
         """
-        rounds = round.blocks(*self.needs) if self.pointwise else [round]
-        pieces = [self.score(part) for part in rounds]
-        scores = torch.cat(pieces) if pieces else torch.zeros(0, device=round.device)
+        scores = self._by_block(round) if self.pointwise else self.score(round)
         if scores.shape != (len(round),):
             raise ValueError(f"{_name(self)}: expected one score per candidate ({len(round)},), got shape {tuple(scores.shape)}")
         if bool(scores.isnan().any()):
             raise ValueError(
                 f"{_name(self)}: {int(scores.isnan().sum())} scores are NaN; the strategy must map every candidate to a number"
             )
+        return scores
+
+    def _by_block(self, round: Round) -> Tensor:
+        """Score block after block into one tensor: pieces kept between blocks keep the allocator from using their room again."""
+        scores, start = torch.zeros(len(round), device=round.device), 0
+        for block in round.blocks(*self.needs):
+            piece = self.score(block)
+            if start == 0:
+                scores = scores.to(piece.dtype)
+            if piece.shape != (len(block),):
+                return piece  # of the wrong shape, as `scores` says
+            scores[start : start + len(block)] = piece
+            start += len(block)
         return scores
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
