@@ -501,7 +501,7 @@ def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:
 # name -> ways to derive it: what it takes, and how
 _RULES: dict[str, Sequence[tuple[tuple[str, ...], Callable[..., Any]]]] = {
     "probs": [(("logits",), softmax)],
-    "top_two": [(("probs",), lambda probs: torch.stack(top_two(probs)))],
+    "top_two": [(("probs",), top_two)],
     "logits": [
         (("embeddings", "head"), lambda h, head: h @ head[0].T + head[1]),
         (("given_probs",), lambda probs: probs.log()),

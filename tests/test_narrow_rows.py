@@ -47,11 +47,11 @@ def test_the_first_of_equal_classes_is_the_largest(classes):
     assert which.dtype == torch.int64
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 33])
+@pytest.mark.parametrize("classes", [2, 3, 10, 47, 48, 101])
 def test_the_two_largest_are_those_of_a_sort(classes):
     values = torch.randint(0, 5, (400, classes), generator=Streams(classes)("two")).float()
     ordered = values.sort(1, descending=True).values
-    assert torch.equal(torch.stack(top_two(values)), ordered[:, :2].T)
+    assert torch.equal(top_two(values), ordered[:, :2].T)
 
 
 def test_no_rows_give_no_rows():

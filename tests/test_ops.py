@@ -50,10 +50,29 @@ def test_entropy_leaves_its_argument_alone_and_keeps_its_precision():
 
 
 @pytest.mark.parametrize("elements", [1, 8 * 30, 2**20])
+def test_entropy_is_the_same_whatever_the_piece_and_the_layout(elements, monkeypatch):
+    probs = normal(3, 17, 5, name="probs", dtype=torch.float64).softmax(-1)
+    expected = torch.special.entr(probs).sum(-1)
+    monkeypatch.setattr(ops, "NEAR_ELEMENTS", elements)
+    torch.testing.assert_close(ops.entropy(probs), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(ops.entropy(probs[0].T.contiguous().T), expected[0], rtol=1e-14, atol=0)
+    assert ops.entropy(probs[0, 0]).shape == ()
+    assert ops.entropy(probs[:, :0]).shape == (3, 0)
+
+
+def test_logarithms_are_those_of_torch_to_the_last_digits(monkeypatch):
+    probs = torch.cat([normal(4000, 10).mul(20).softmax(1), torch.eye(10)])  # some are zero or denormal
+    found = [ops.entropy(probs), ops.mutual_information(torch.stack([probs, probs.roll(1, 1)]))]
+    monkeypatch.setattr(ops, "X86", False)
+    expected = [ops.entropy(probs), ops.mutual_information(torch.stack([probs, probs.roll(1, 1)]))]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("elements", [1, 8 * 30, 2**20])
 def test_mutual_information_is_the_same_whatever_the_piece(elements, monkeypatch):
     draws = normal(6, 17, 5, name="mc", dtype=torch.float64).softmax(-1)
     expected = torch.special.entr(draws.mean(0)).sum(-1) - torch.special.entr(draws).sum(-1).mean(0)
-    monkeypatch.setattr(ops, "PIECE_ELEMENTS", elements)
+    monkeypatch.setattr(ops, "NEAR_ELEMENTS", elements)
     torch.testing.assert_close(ops.mutual_information(draws), expected, rtol=1e-12, atol=1e-15)
     assert ops.mutual_information(draws[:, :0]).shape == (0,)
 
@@ -76,11 +95,23 @@ def test_top_two_of_one_class_says_that_a_margin_needs_two():
         ops.top_two(torch.ones(3, 1))
 
 
-def test_top_two_leaves_its_argument_alone():
-    values = normal(6, 4)
-    before = values.clone()
-    ops.top_two(values)
-    assert torch.equal(values, before)
+@pytest.mark.parametrize("classes", [3, 60])
+def test_top_two_leaves_its_argument_alone_however_it_lies_in_memory(classes):
+    for values in (normal(6, classes), normal(classes, 6).T):
+        before = values.clone()
+        ops.top_two(values)
+        assert torch.equal(values, before)
+
+
+@pytest.mark.parametrize("classes", [3, 60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_top_two_are_the_same_whatever_the_piece_and_the_precision(classes, dtype, monkeypatch):
+    values = normal(50, classes).to(dtype)
+    expected = values.topk(2).values.T
+    for elements in (1, 7 * classes, 2**17):
+        monkeypatch.setattr(ops, "NEAR_ELEMENTS", elements)
+        assert torch.equal(ops.top_two(values), expected)
+    assert ops.top_two(values[:0]).shape == (2, 0)
 
 
 # distances
