@@ -29,7 +29,8 @@ HEAD = """# Selectors beside the strategies they choose from
 {policies} policies, {tasks} tasks ({sets} data sets x {settings} settings), {seeds} seeds; a linear head
 fitted to its optimum, {rounds} rounds. Every policy of one task and seed had the same splits, initial labels and first model. The
 selectors choose among {candidates}; `tcm` and `tailor` bring arms
-of their own. All run with the numbers of their YAML files.
+of their own. All run with the numbers of their YAML files; the
+policy of `ppo` learned on generated mixtures, wine and breast_cancer.
 
 - **area**: test accuracy averaged over the labels bought, in points; **minus uniform**: paired by seed.
 - **regret**: area of the best of the {fixed} strategies in hindsight, a best one for every task, minus the policy's: what it
