@@ -6,10 +6,15 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from alenv import library
 from alenv.library import nearest
@@ -58,6 +63,20 @@ def speaking(stream: Any) -> Iterator[None]:
     """Let standard error through again: the configuration is composed, what follows is for the user."""
     with contextlib.redirect_stderr(stream):
         yield
+
+
+@contextlib.contextmanager
+def told(directory: Path) -> Iterator[None]:
+    """Answer what a user can mend by one sentence and the exit status 1; a run directory that is still empty is removed."""
+    try:
+        yield
+    except (ValueError, ImportError, OSError) as error:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"alenv: {error}", markup=False)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other runs go on; Hydra repeats the first error at the end
+            raise CompactHydraException(f"alenv: {error}") from error
+        sys.exit(1)
 
 
 def nearest_option(message: str, config_name: str) -> str | None:

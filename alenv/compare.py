@@ -107,11 +107,8 @@ def _job(config: DictConfig) -> None:
 def _compare(config: dict[str, Any], directory: Path) -> None:
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(f"run directory: {directory}", markup=False)
-    try:
+    with cli.told(directory):
         verdict = compare(config, directory, console)
-    except (ValueError, ImportError, OSError) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"alenv: {error}", markup=False)
-        sys.exit(1)
     console.print(table(verdict), soft_wrap=False)
     for policy in verdict.ranking:
         console.print(f"{policy}: {verdict.sentence(policy)}", markup=False)

@@ -1,6 +1,5 @@
 """`python -m alenv.train`: run one selector on one data set, watch it, keep everything."""
 
-import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -32,17 +29,11 @@ def _train(config: dict[str, Any], directory: Path) -> None:
     from alenv.tensorboard import TensorBoard
 
     try:
-        run = Runner.of(config, directory, [ProgressTable(console), TensorBoard()]).run()
+        with cli.told(directory):
+            run = Runner.of(config, directory, [ProgressTable(console), TensorBoard()]).run()
     except AwaitingLabels as wait:
         console.print(str(wait), markup=False)
         return
-    except (ValueError, ImportError, OSError) as error:
-        with contextlib.suppress(OSError):
-            directory.rmdir()  # nothing was written: leave no empty folder behind
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"alenv: {error}", markup=False)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other runs go on; Hydra repeats the first error at the end
-            raise CompactHydraException(f"alenv: {error}") from error
-        sys.exit(1)
     summary = run.summary
     area = (
         "no test split"

@@ -1,6 +1,5 @@
 """`python -m alenv.train_agent`: train a policy over strategies on many campaigns; `selector.path=` then runs it."""
 
-import contextlib
 import gc
 import shlex
 import sys
@@ -36,18 +35,13 @@ def _train(config: dict[str, Any], directory: Path) -> None:
     from alenv.agent_trainer import AgentTrainer
 
     command = shlex.join(["python", "-m", "alenv.train_agent", *sys.argv[1:]])
-    try:
+    with cli.told(directory):
         trainer = AgentTrainer(config, directory, [AgentProgress(console)], command)
         gc.freeze()  # the collector need not look through the libraries again and again while models come and go
         try:
             summary = trainer.run()
         finally:
             gc.unfreeze()
-    except (ValueError, ImportError, OSError) as error:
-        with contextlib.suppress(OSError):
-            directory.rmdir()  # nothing was written: leave no empty folder behind
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"alenv: {error}", markup=False)
-        sys.exit(1)
     final = summary["final"]
     if "area" in final:
         console.print(f"area under the validation curve {final['area']:.4f}, random picks {summary['random_area']:.4f}")

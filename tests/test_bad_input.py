@@ -2,14 +2,12 @@
 
 import csv
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from alenv import train
@@ -139,38 +137,16 @@ CASES: dict[str, tuple[Case, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_data_are_one_clear_line(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_data_are_one_clear_line(name: str, tmp_path: Path, issue: Callable[..., Any]) -> None:
     data = tmp_path / "data"
     data.mkdir()
     case, said = CASES[name]
     words = case(data)
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
-    code, err = issued(monkeypatch, tmp_path, [*words, "budget.initial=4", "budget.batch=2", "budget.rounds=1"], capfd)
-    lines = err.splitlines()
-    assert code == 1
-    assert len(lines) == 1, f"expected one line, got:\n{err}"
-    assert lines[0].startswith("alenv: ")
-    assert re.search(said, lines[0])
+    small = ("selector=random_pick", "hydra.run.dir=run", "device=cpu", "budget.initial=4", "budget.batch=2", "budget.rounds=1")
+    answer = issue(train.main, *small, *words)
+    assert answer.code == 1
+    assert answer.complaint.startswith("alenv: ")
+    assert re.search(said, answer.complaint)
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "run").exists(), "no empty folder is left behind"
-
-
-def issued(monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["alenv-train", "selector=random_pick", "hydra.run.dir=run", "device=cpu", *words])
-    GlobalHydra.instance().clear()
-    code: Any = 0
-    try:
-        train.main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    return int(code), capfd.readouterr().err
-
-
-@pytest.fixture(autouse=True)
-def _hydra_starts_afresh() -> Iterator[None]:
-    yield
-    GlobalHydra.instance().clear()

@@ -1,56 +1,22 @@
 """The command line, in process: what a user types, what is answered, what is left on disk."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from alenv import train
 from alenv.trainer import Trainer
 
-
-class Answer(NamedTuple):
-    """What a command said, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        """The one line on standard error."""
-        lines = self.err.splitlines()
-        assert len(lines) == 1, f"expected one line, got:\n{self.err}"
-        return lines[0]
-
-
-Command = Callable[..., Answer]
+Command = Callable[..., Any]  # words -> what was said, see `issue`
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def command(issue: Command) -> Command:
     """`alenv-train`, standing in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(*words: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["alenv-train", *words])
-        GlobalHydra.instance().clear()
-        code: Any = 0
-        try:
-            train.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return Answer(int(code), out, err)
-
-    yield run
-    GlobalHydra.instance().clear()
+    return lambda *words: issue(train.main, *words)
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """`alenv-compare`: what a user types, what is answered, what is left on disk."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas
 import pytest
@@ -16,6 +15,7 @@ from alenv import cli, compare, library
 from alenv.grid import AXES, CONDUCT, expand
 from alenv.runner import Runner
 
+Command = Callable[..., Any]  # words -> what was said, see `issue`
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "datasets=[iris]", "budget.initial=6", "budget.batch=3", "budget.rounds=2", "executor=inline", "selectors=[random_pick]",
@@ -23,35 +23,10 @@ SMALL = (
 )  # fmt: skip
 
 
-class Answer(NamedTuple):
-    """What a command said, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Answer]
-
-
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def command(issue: Command) -> Command:
     """`alenv-compare`, standing in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(*words: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["alenv-compare", *words])
-        GlobalHydra.instance().clear()
-        code: Any = 0
-        try:
-            compare.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Answer(int(code), *capfd.readouterr())
-
-    yield run
-    GlobalHydra.instance().clear()
+    return lambda *words: issue(compare.main, *words)
 
 
 def composed(*words: str) -> dict[str, Any]:
