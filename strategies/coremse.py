@@ -45,10 +45,8 @@ class CoreMSE(Strategy):
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return one position per cluster, largest total change first."""
         generator = round.generator("coremse")
-        change = self._changes(round)
-        lot = torch.randperm(len(round), generator=generator, device=round.device)
-        total, metric = _moments(round.subset(lot[: max(1, math.ceil(self.estimation_share * len(round)))]))
-        kept = best_first(change @ total.to(change), generator, max(budget, math.ceil(self.kept_share * len(round))))
+        change, total, metric = self._measured(round, generator)
+        kept = best_first(change @ total, generator, max(budget, math.ceil(self.kept_share * len(round))))
         scale, axes = torch.linalg.eigh(metric)
         root = axes * scale.clamp(min=0).sqrt()  # metric = root root^T
         root = root[:, scale > 1e-12 * scale[-1].clamp(min=torch.finfo(scale.dtype).tiny)].to(change)
@@ -56,6 +54,18 @@ class CoreMSE(Strategy):
         _, cluster, distance = geometry.kmeans(rows, budget, generator, self.iterations)
         picks = geometry.representatives(cluster, distance, budget, generator)
         return kept[picks.sort().values]  # `kept` runs from the largest total down
+
+    def scores(self, round: Round) -> Float[Tensor, " U"]:
+        """Return R summed over the estimation set, for each candidate."""
+        change, total, _ = self._measured(round, round.generator("coremse"))
+        return change @ total
+
+    def _measured(self, round: Round, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `_changes`, and `_moments` of an estimation set drawn by lot."""
+        change = self._changes(round)
+        lot = torch.randperm(len(round), generator=generator, device=round.device)
+        total, metric = _moments(round.subset(lot[: max(1, math.ceil(self.estimation_share * len(round)))]))
+        return change, total.to(change), metric
 
     def _changes(self, round: Round) -> Float[Tensor, "U T*T"]:
         """Return Z Z^T / T of every candidate, plus the identity where the constant belongs."""

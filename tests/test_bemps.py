@@ -114,6 +114,13 @@ def test_the_reduced_form_of_coremse_equals_the_definition(members: int, classes
     np.testing.assert_allclose(plain + constant, published, atol=1e-12)
 
 
+def test_scores_of_coremse_are_sums_of_the_defined_changes_over_the_estimation_set() -> None:
+    now = Round.from_arrays(mc_probs=draws(4, 12, 3))
+    defined = 4 * changes(now.mc_probs.numpy(), square)  # T times the mean, as R is
+    np.testing.assert_allclose(CoreMSE(estimation_share=1.0).scores(now).numpy(), defined.sum(1), rtol=1e-9)
+    assert len(CoreMSE(estimation_share=0.01).scores(now)) == 12
+
+
 def test_the_metric_of_coremse_gives_the_distances_between_rows() -> None:
     now = Round.from_arrays(mc_probs=draws(4, 9, 3))
     rows, change = mse_rows(CoreMSE(), now), CoreMSE()._changes(now).numpy()
