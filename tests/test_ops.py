@@ -49,6 +49,11 @@ def test_entropy_leaves_its_argument_alone_and_keeps_its_precision():
     assert torch.equal(probs, before)
 
 
+def test_entropy_of_a_nearly_certain_row_is_that_of_its_small_probabilities():
+    found = ops.entropy(torch.tensor([[1.0, 1e-20, 0.0]], dtype=torch.float64))
+    assert float(found) == pytest.approx(1e-20 * 20 * math.log(10), rel=1e-12)
+
+
 @pytest.mark.parametrize("elements", [1, 8 * 30, 2**20])
 def test_entropy_is_the_same_whatever_the_piece_and_the_layout(elements, monkeypatch):
     probs = normal(3, 17, 5, name="probs", dtype=torch.float64).softmax(-1)
