@@ -5,7 +5,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ SMALL_NET = 500_000  # parameters
 READ_AT_ONCE = 2**16  # inputs whose lengths are read together
 ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
 CACHE_ELEMENTS = 2**20  # numbers of the features, or weights, of heads that are fitted together: 4 MB of float32
+PIECE_ELEMENTS = 2**18  # numbers of features, or of logits, that are multiplied at once: 1 MB, which stays in the cache
 STACK_ELEMENTS = 2**28  # weights of MLPs that a GPU trains at once
 
 
@@ -99,11 +101,13 @@ class Scores(NamedTuple):
         logits: (N, C) of the pool.
         validation: metrics on the validation split.
         test: metrics on the test split.
+        known: what follows for the candidates, by its name in the round.
     """
 
     logits: Float[Tensor, "N C"]
     validation: dict[str, float]
     test: dict[str, float]
+    known: Mapping[str, Any] = MappingProxyType({})
 
 
 class Trainer:
@@ -493,9 +497,15 @@ def wide_logits(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> list[Fl
     """
     sizes = [model.num_outputs for model in models]
     weight = F.pad(torch.cat([model.linear.weight for model in models]), (0, 0, 0, -sum(sizes) % 16))
-    wide = _product(weight, F.pad(h, (0, 0, 0, max(0, 16 - len(h)))))
-    parts = wide[: sum(sizes), : len(h)].split(sizes)
-    return [(part + model.linear.bias.unsqueeze(1)).T for part, model in zip(parts, models, strict=True)]
+    bias = F.pad(torch.cat([model.linear.bias for model in models]), (0, -sum(sizes) % 16)).unsqueeze(1)
+    found = [h.new_empty(size, len(h)) for size in sizes]
+    step = max(16, min(PIECE_ELEMENTS // len(weight), 8 * PIECE_ELEMENTS // h.shape[1])) if h.is_cpu else max(1, len(h))
+    for start in range(0, len(h), step):
+        some = h[start : start + step]
+        wide = _product(weight, some if len(some) >= 16 else F.pad(some, (0, 0, 0, 16 - len(some)))).add_(bias)
+        for into, part in zip(found, wide[: sum(sizes), : len(some)].split(sizes), strict=True):
+            into[:, start : start + step] = part
+    return [logits.T for logits in found]
 
 
 def _product(a: Float[Tensor, "m D"], b: Float[Tensor, "n D"]) -> Float[Tensor, "m n"]:
