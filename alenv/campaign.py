@@ -281,7 +281,7 @@ class Campaign:
         self.records.append(record)
         self._query = None
         self._last = self._seen_before(query)
-        self._open(model, Purchase(query.indices, labels, self._last), None if scores is None else scores.logits)
+        self._open(model, Purchase(query.indices, labels, self._last), scores)
         if query.round:
             assert old_round is not None
             reward = self._reward(self._trace(model, old_round, labels))
@@ -309,11 +309,12 @@ class Campaign:
         self._last = None if state.get("last") is None else Outputs(**state["last"])
         self._open(model, Purchase(indices, self.pool.labels[indices], self._last))
 
-    def _open(self, model: TaskModel, last: Purchase, logits: Tensor | None = None) -> None:
+    def _open(self, model: TaskModel, last: Purchase, scores: Scores | None = None) -> None:
         self.model = model
         self.round = Round.of_model(
             model, self.task.inputs, self.pool, self._outputs, self.streams, index=self.index, num_draws=self.plan.draws,
-            last=last, features=self._features, logits=logits,
+            last=last, features=self._features, logits=None if scores is None else scores.logits,
+            known=None if scores is None else scores.known,
         )  # fmt: skip
         self.ballot = Ballot(self.round, self.strategies, self._next_batch(), self.clock)
 

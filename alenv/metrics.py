@@ -52,6 +52,7 @@ def classifications(
         return [found for some, truth in pieces for found in classifications(some, truth, groups)]
     log_probs = class_log_softmax(logits)
     highest, predictions = largest(log_probs)
+    predictions.clamp_(max=logits.shape[2] - 1)  # of NaN, which rounds and records report, too
     table = confusion(predictions, targets, logits.shape[2])
     hits, true, predicted = table.diagonal(dim1=1, dim2=2), table.sum(2), table.sum(1)
     present, seen = true > 0, (true + predicted) > 0

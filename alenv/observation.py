@@ -10,7 +10,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from alenv.campaign import Campaign
-from alenv.ops import entropy, largest
 from alenv.strategy import ScoreStrategy
 
 CAMPAIGN_FEATURES = (
@@ -77,22 +76,9 @@ def _campaign_row(campaign: Campaign) -> Array:
         records[-1].reward or 0.0,
         _entropy(counts),
         int((counts == 0).sum()) / classes,
-        *_pool_uncertainty(campaign),
+        *campaign.round.certainty,
     ]
     return np.clip(np.asarray(row, np.float32), -1, 1)
-
-
-def _pool_uncertainty(campaign: Campaign) -> list[float]:
-    if len(campaign.round) == 0:
-        return [1.0, 0.0, 1.0, 0.0, 0.0]
-    classes, found = campaign.task.num_classes, []
-    for block in campaign.round.blocks("probs"):
-        columns = block.probs.T.contiguous()  # (C, U): entropies and predictions run along candidates
-        found.append((*block.top_two, entropy(columns.T), largest(columns)[1]))
-    first, second, unsure, predictions = (torch.cat(parts) for parts in zip(*found, strict=True))
-    predicted = torch.bincount(predictions, minlength=classes)
-    stats = torch.stack([first.mean(), first.std(unbiased=False), (first - second).mean(), unsure.mean() / math.log(classes)])
-    return [*stats.tolist(), _entropy(predicted)]
 
 
 def _strategy_rows(campaign: Campaign) -> Array:

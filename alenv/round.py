@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
+from alenv.certainty import Beliefs, Certainty, believed
 from alenv.gathered import Gathered, Inputs, gathered
 from alenv.model import TaskModel, apply_heads
 from alenv.ops import softmax, top_two
@@ -150,7 +151,7 @@ class Round:
         last: Purchase | None = None,
         features: Mapping[str, Rows] | None = None,
         candidates: Int[Tensor, " U"] | None = None, labeled: Int[Tensor, " L"] | None = None,
-        logits: Float[Tensor, "N C"] | None = None,
+        logits: Float[Tensor, "N C"] | None = None, known: Mapping[str, Any] | None = None,
     ) -> "Round":  # fmt: skip
         """Return the round of a campaign: `model` is run over the candidates once, when something first asks.
 
@@ -169,6 +170,7 @@ class Round:
             candidates: pool indices that play the candidates (default: all that can be bought).
             labeled: pool indices, all labelled, that play the labelled set (default: all of them).
             logits: of the whole pool, where they are known.
+            known: what else is known of the candidates, by name.
         """
         candidates = pool.candidates if candidates is None else candidates
         labeled = torch.nonzero(pool.labeled).flatten() if labeled is None else labeled
@@ -212,7 +214,7 @@ class Round:
             num_draws=num_draws, last=last, features=split, providers=providers,
             given={
                 "model": model, "pool": pool, "head": (model.linear.weight, model.linear.bias), "labeled_indices": labeled,
-                "within": within,
+                "within": within, **(known or {}),
             },
             light=not any(True for _ in (*model.body.parameters(), *model.aux.parameters())),
         )  # fmt: skip
@@ -296,6 +298,11 @@ class Round:
     def top_two(self) -> Float[Tensor, "2 U"]:
         """Probabilities of each candidate's likeliest class, and of its second likeliest."""
         return self._get("top_two")
+
+    @property
+    def certainty(self) -> Certainty:
+        """How certain the model is of the candidates."""
+        return self._values["certainty"] if "certainty" in self._values else self.once("certainty", _certainty)
 
     @property
     def logits(self) -> Float[Tensor, "U C"]:
@@ -491,6 +498,14 @@ class _Block(Round):
             return self._parent._get(name)
         whole = self._parent._get(name)
         return whole[:, self._rows] if PER_CANDIDATE[name] == 1 else whole[self._rows]
+
+
+def _certainty(round: Round) -> Certainty:
+    found = [believed(block.logits, block.probs, block.top_two) for block in round.blocks("probs")]
+    if not found:
+        return Certainty()
+    top_two, entropies, predictions = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
+    return Beliefs(top_two, entropies, predictions).certainties(round.num_classes)[0]
 
 
 def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:

@@ -126,3 +126,10 @@ def test_certain_predictions_stay_finite():
 
 def test_no_examples_give_no_metrics():
     assert classification(torch.empty(0, 6), torch.empty(0, dtype=torch.int64)) == {}
+
+
+def test_a_diverged_model_has_metrics_too():
+    logits, targets = case("all")
+    found = classification(logits * math.nan, targets)
+    assert list(found) == NAMES
+    assert math.isnan(found["nll"])
