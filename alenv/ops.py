@@ -381,7 +381,6 @@ def predictive_change(
     both sides (see `outcomes`), half of 1 - c each, which loses at most (1 - c) log T of KL(q, m). O(outcomes of rows x T x
     outcomes of targets) time, in pieces of `SIDE` by `SIDE`.
     """
-    tiny = torch.finfo(draws.dtype).tiny
     row, mass, weights = outcomes(draws, (1 + coverage) / 2)
     target, share, ratios = outcomes(targets, (1 + coverage) / 2)  # m, and p_t / (T m)
     pieces = list(zip(target.split(SIDE), share.unsqueeze(1).split(SIDE), (len(targets) * ratios).split(SIDE), strict=True))
@@ -389,8 +388,8 @@ def predictive_change(
     for rows, masses, parts in zip(row.split(SIDE), mass.split(SIDE), weights.split(SIDE), strict=True):
         gained = draws.new_zeros(targets.shape[1], len(rows))
         for where, shares, piece in pieces:
-            ratio = (piece @ parts.T).clamp_(min=tiny)  # q / m
-            logs = ratio.log()
+            ratio = piece @ parts.T  # q / m
+            logs = _log(ratio, torch.empty_like(ratio))
             logs = logs.neg_() if reverse else logs.mul_(ratio)
             gained.index_add_(0, where, logs.mul_(shares))
         change.index_add_(0, rows, gained.mul_(masses).T)
