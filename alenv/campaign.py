@@ -241,9 +241,11 @@ class Campaign:
             )
         shared = distinct(head for strategy in self.strategies.values() for head in strategy.heads())
         heads = tuple(replace(head, joint=True) if self._joint else head for head in shared)
+        model = getattr(self, "model", None)
         return Job(
-            net=self._net, inputs=self.task.inputs[labeled], targets=self.pool.labels[labeled], streams=self.streams,
-            round=self.index, heads=heads, augmentation=self.task.augmentation,
+            net=self._net if model is None or not model.bare else model.twin, inputs=self.task.inputs[labeled],
+            targets=self.pool.labels[labeled], streams=self.streams, round=self.index, heads=heads,
+            augmentation=self.task.augmentation,
         )  # fmt: skip
 
     def rehearse(self, query: Query, labels: list[int | None]) -> Job:
@@ -350,7 +352,7 @@ class Campaign:
     @property
     def _answered(self) -> bool:
         """Whether the open question has been answered, so that its model is what comes next."""
-        return self._query is not None and bool((self.pool.labels[self._query.indices] != HIDDEN).all())
+        return self._query is not None and bool((self.pool.labels[self._query.indices[:1]] != HIDDEN).all())  # all or none
 
     def _require_trained(self, who: str) -> None:
         if self._answered:
@@ -384,7 +386,17 @@ class Campaign:
         return Query(self.index, indices, self._ids(indices), batch.chosen_by, batch.propensity, batch.weights, batch.advice)
 
     def _trace(self, model: TaskModel, old_round: Round, labels: Tensor) -> Trace:
-        validation = [r.validation for r in self.records if r.validation is not None]
+        return Trace(
+            validation=[r.validation for r in self.records if r.validation is not None], bought=[r.bought for r in self.records],
+            horizon=self.plan.batch * self.plan.rounds, pool_size=len(self.pool) - self.records[0].bought, done=self.done,
+            predictions=lambda: _predictions(self.round), previous_predictions=lambda: _predictions(old_round),
+            num_classes=self.task.num_classes, batch=len(labels),
+            test=[v for r in self.records if (v := r.metrics[self.task.primary]) is not None and self._reward.access == "test"],
+            **(self._purchases(model, old_round, labels) if self._reward.access == "purchases" else {}),
+        )  # fmt: skip
+
+    def _purchases(self, model: TaskModel, old_round: Round, labels: Tensor) -> dict[str, Any]:
+        """Return what rewards that read purchases see of them."""
         later = torch.tensor(self.pool.order[self.records[0].bought :], dtype=torch.int64, device=self.trainer.device)
         usable = self.pool.labels[later] >= 0
 
@@ -392,15 +404,10 @@ class Campaign:
             predicted = self.trainer.outputs(model, self.task.inputs[later]).logits.argmax(1)
             return predicted[usable] == self.pool.labels[later][usable]
 
-        propensity = torch.tensor(self._propensity, device=usable.device)[usable]
-        return Trace(
-            validation=validation, bought=[r.bought for r in self.records], horizon=self.plan.batch * self.plan.rounds,
-            pool_size=len(self.pool) - self.records[0].bought, done=self.done,
-            predictions=lambda: _predictions(self.round), previous_predictions=lambda: _predictions(old_round),
-            correct=correct, propensity=propensity, num_classes=self.task.num_classes, labels=labels[labels >= 0],
-            batch=len(labels), class_counts=torch.bincount(old_round.labels, minlength=self.task.num_classes),
-            test=[v for r in self.records if (v := r.metrics[self.task.primary]) is not None and self._reward.access == "test"],
-        )  # fmt: skip
+        return {
+            "correct": correct, "propensity": torch.tensor(self._propensity, device=usable.device)[usable],
+            "labels": labels[labels >= 0], "class_counts": torch.bincount(old_round.labels, minlength=self.task.num_classes),
+        }  # fmt: skip
 
 
 def _predictions(round: Round) -> Tensor:

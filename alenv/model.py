@@ -1,5 +1,6 @@
 """The task model: features and a linear head, with declared noise."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -131,6 +132,20 @@ class TaskModel(nn.Module):
                 "this net declares no companion; pass companion= to TaskModel so that selectors can build their own nets"
             )
         return self._companion(num_outputs)
+
+    @property
+    def bare(self) -> bool:
+        """Whether fitting decides all of it: a head fitted to its optimum on a body without weights or state."""
+        return self.solver == "lbfgs" and not any(True for _ in (*self.body.parameters(), *self.body.buffers()))
+
+    def twin(self) -> "TaskModel":
+        """Return a bare model of the same body, with a head of zeros, without extra heads and posterior; it costs a third."""
+        made, linear = copy.copy(self), copy.copy(self.linear)
+        zeros = {name: torch.zeros_like(value) for name, value in self.linear.named_parameters()}
+        linear._parameters = {name: nn.Parameter(value, requires_grad=False) for name, value in zeros.items()}
+        made._modules = {**self._modules, "linear": linear, "aux": nn.ModuleDict()}
+        made.laplace = None
+        return made
 
     def normalized(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         """Return stored inputs as normalised floats."""

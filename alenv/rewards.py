@@ -17,7 +17,7 @@ Access = Literal["validation", "pool", "purchases", "test"]
 
 @dataclass
 class Trace:
-    """What a reward may look at; `test` is empty unless the reward declares that it reads it.
+    """What a reward may look at; `test` is empty, and what was bought is None, unless the reward declares that it reads it.
 
     Attributes:
         validation: primary metric on the validation split after each round so far, round 0 first; empty without the split.

@@ -173,8 +173,9 @@ class Round:
             known: what else is known of the candidates, by name.
         """
         candidates = pool.candidates if candidates is None else candidates
-        labeled = torch.nonzero(pool.labeled).flatten() if labeled is None else labeled
-        if bool((pool.labels[labeled] < 0).any()):
+        if labeled is None:
+            labeled = torch.nonzero(pool.labeled).flatten()
+        elif bool((pool.labels[labeled] < 0).any()):
             raise ValueError("expected labelled indices, got some whose label was never bought")
         discarded = torch.nonzero(pool.discarded).flatten()
         parts = (candidates, labeled, discarded, *([] if last is None else [last.indices]))
