@@ -342,3 +342,10 @@ def test_small_cnn_trains_on_tiny_images_one_at_a_time(side):
 def test_a_linear_net_is_fitted_to_its_optimum_and_the_others_descend():
     solvers = [built(make, (1, 8, 8), 4).solver for make in (linear, mlp, small_cnn)]
     assert solvers == ["lbfgs", "sgd", "sgd"]
+
+
+def test_an_mlp_has_the_widths_it_is_told() -> None:
+    model = mlp((3,), 2, width=[12, 7])
+    assert [tuple(p.shape) for p in model.parameters()] == [(12, 3), (12,), (7, 12), (7,), (2, 7), (2,)]
+    with pytest.raises(ValueError, match="at least one hidden layer"):
+        mlp((3,), 2, width=[])

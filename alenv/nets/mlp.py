@@ -11,13 +11,14 @@ from alenv.stacked import Layers
 
 def mlp(
     input_shape: Sequence[int], num_outputs: int, mean: Tensor | float = 0.0, std: Tensor | float = 1.0,
-    width: int = 256, depth: int = 2, dropout: float = 0.3,
+    width: int | Sequence[int] = 256, depth: int = 2, dropout: float = 0.3,
 ) -> TaskModel:  # fmt: skip
-    """Return `depth` ReLU layers of `width` units, dropout and a linear head."""
-    if depth < 1:
-        raise ValueError(f"expected depth >= 1, got {depth}; for no hidden layer use net=linear")
-    body = Layers([math.prod(input_shape), *[width] * depth])
+    """Return ReLU layers, dropout and a linear head: `depth` layers of `width` units, or one for each width of a list."""
+    widths = [width] * depth if isinstance(width, int) else list(width)
+    if not widths:
+        raise ValueError("expected at least one hidden layer (depth >= 1, or a list of widths); for none use net=linear")
+    body = Layers([math.prod(input_shape), *widths])
     return TaskModel(
-        body, width, num_outputs, mean=mean, std=std, dropout=dropout,
+        body, widths[-1], num_outputs, mean=mean, std=std, dropout=dropout,
         companion=lambda outputs: mlp(input_shape, outputs, mean, std, width, depth, dropout),
     )  # fmt: skip
