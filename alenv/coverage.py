@@ -1,7 +1,7 @@
 """Covering a pool with balls or kernels around what is labelled; each function has a brute-force twin in the tests."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from alenv.trainer import has_native_bfloat16
 
 SIDE = 1024  # rows and columns of a kernel block: 4 MB of float32 stay in cache
 LEADERS = 64  # columns computed at once for rows likely to be added next: one wide product costs a tenth of many thin ones
+DENSE = 64  # of one pair in so many a filter is not sure: then all are multiplied again
 COINCIDE = 3e-3  # rows of length 1 that are nearer are the same row: float32 knows their distance to 1 % from here on
 Kernel = Callable[[Tensor], Tensor]
 
@@ -32,9 +33,10 @@ class Coverage:
     """Greedy maximisation of sum_x u(x) max_{s in S} k(x, s) over the rows x, for a kernel k that falls with distance.
 
     S holds the labelled rows first; rows are added one by one. A new row lifts the maximum only of those rows that are nearer to
-    it than to all of S, and only through them do gains fall. So all gains are kept exact at the price of about n log(b) kernel
-    columns after the n of the start (n at most for balls, which cover a row once) instead of n a pick, and neither a graph nor
-    an n x n array is held.
+    it than to all of S, and of a lifted row only the gains of those fall that are nearer to it than S was. The n^2 / 2 kernel
+    values that the gains of the start need tell the largest of each row with each group of `SIDE` / 2 consecutive rows: a group
+    it does not lift is passed over. Rows in the order of `near_together` leave few groups; no order changes a result. Neither a
+    graph nor an n x n array is held.
 
     Args:
         x: rows to cover and to choose from.
@@ -57,30 +59,21 @@ class Coverage:
         self.kernel, self.rows = kernel, _augmented((x - centre) * scale)
         self.weight = x.new_ones(len(x)) if weight is None else weight
         self.level = x.new_zeros(len(x))
+        self._blocks, self._group = list(_cuts(len(x), SIDE)), SIDE // 2
         for part in _augmented((labeled - centre) * scale).split(SIDE) if len(labeled) else ():
-            for block in _cuts(len(x), SIDE):
+            for block in self._blocks:
                 self.level[block] = torch.maximum(self.level[block], kernel(_closeness(self.rows[block], part)).amax(1))
         filtered = kernel is ball and x.is_cpu and has_native_bfloat16(x.device)
-        self._filter = _filtered_balls(self.rows) if filtered else None
+        self._filter = _Filter(self.rows) if filtered else None
+        self._reach = x.new_zeros(-(-len(x) // self._group), len(x))  # the largest kernel value between a group and a row
         self.gain = self._gains()
+        self._known = self.level.clone()  # the levels that gains are those of
         self._ready: dict[int, Tensor] = {}
 
     def add(self, pick: Int[Tensor, ""]) -> None:
         """Add row `pick` to S and bring the gains up to date."""
-        ready = self._ready.pop(int(pick), None)
-        closeness = _closeness(self.rows, self.rows[pick].unsqueeze(0)).squeeze(1) if ready is None else ready
-        # two radii at most from the pick to a row that loses one of the rows the pick covers
-        touched = torch.nonzero(closeness > -4.001).flatten() if self.kernel is ball else None
-        similar = self.kernel(closeness)
-        lifted = torch.nonzero((similar > self.level) & (self.weight > 0)).flatten()
-        low, high, weight = self.level[lifted], similar[lifted], self.weight[lifted]
-        others = _swapped(self.rows[lifted])
-        for block in _cuts(len(self.rows) if touched is None else len(touched), max(1, SIDE**2 // max(1, len(lifted)))):
-            where = block if touched is None else touched[block]
-            fall = self.kernel(self.rows[where] @ others.T).clamp_(low, high).sub_(low)
-            self.gain[where] -= fall @ weight
-        self.level[lifted] = high
-        self.gain[pick] = -torch.inf
+        self._lift(pick, self._column(pick))
+        self._settle(self._lifted())
 
     def take(self, count: int, generator: torch.Generator, score: Callable[[Tensor], Tensor] | None = None) -> Int[Tensor, " k"]:
         """Add the row of the largest gain, or of the largest score(gains), `count` times; equals fall by lot."""
@@ -98,109 +91,134 @@ class Coverage:
 
     def _take_lazily(self, count: int, lot: Int[Tensor, " n"], _: Any) -> Iterator[Tensor]:
         """Let lifts wait until they fill a block: gains only fall, so old ones are bounds, and leaders are brought up to date."""
-        bounds, waiting = self.gain.clone(), _Lifts.none(self.level)
+        bounds, lifted = self.gain.clone(), self._lifted()
 
         def gains(rows: Tensor) -> Tensor:
-            return self.gain[rows] - self._fall(rows, waiting)
+            return self.gain[rows] - self._fall(rows, lifted)
 
         for _ in range(count):
             pick = ops.lazy_argmax(bounds, gains, lot)
             self._prepare(pick, bounds, lot, count)
-            similar = self.kernel(self._ready.pop(int(pick)))
-            rows = torch.nonzero((similar > self.level) & (self.weight > 0)).flatten()
-            waiting = waiting.and_also(rows, self.level[rows], similar[rows])
-            self.level[rows] = similar[rows]
-            self.gain[pick] = bounds[pick] = -torch.inf
-            if len(waiting.rows) >= SIDE:
-                waiting = self._settle(waiting)
-                bounds = self.gain.clone()
+            self._lift(pick, self._column(pick))
+            bounds[pick] = -torch.inf
+            lifted = self._lifted()
+            if len(lifted) >= SIDE:
+                self._settle(lifted)
+                bounds, lifted = self.gain.clone(), lifted[:0]
             yield pick
-        self._settle(waiting)
+        self._settle(lifted)
 
     def _prepare(self, pick: Int[Tensor, ""], worth: Float[Tensor, " n"], lot: Int[Tensor, " n"], count: int) -> None:
-        """Compute the column of `pick`, and of those likely to be added after it."""
-        if int(pick) not in self._ready:
+        """Where many rows may be lifted by `pick`, compute the kernel with it, and with those likely to be added after it."""
+        if int(pick) not in self._ready and 8 * len(self._near(pick)) > len(lot):
             leaders = torch.cat([pick.view(1), lot[worth[lot].topk(min(LEADERS, count, len(lot))).indices]])
-            columns = _closeness(self.rows, self.rows[leaders]).T.contiguous()
+            columns = torch.cat([self._similar(block, leaders).T for block in self._blocks], 1)
             self._ready = dict(zip(leaders.tolist(), columns, strict=True))
 
-    def _fall(self, some: Int[Tensor, " k"], lifts: "_Lifts") -> Float[Tensor, " k"]:
-        """Return by how much lifts lower the gains of some rows."""
-        parts = []
-        for block in some.split(max(1, SIDE**2 // max(1, len(lifts.rows)))):
-            similar = self.kernel(_closeness(self.rows[block], self.rows[lifts.rows]))
-            parts.append(similar.clamp_(lifts.low, lifts.high).sub_(lifts.low) @ self.weight[lifts.rows])
-        return torch.cat(parts)
+    def _near(self, pick: Int[Tensor, ""]) -> Int[Tensor, " m"]:
+        """Return the rows that `pick` may lift; row 0 may be among them for nothing."""
+        near = torch.nonzero(self._reach[pick // self._group] > self.level).flatten()
+        return F.pad(near, (0, -len(near) % self._group))  # few sizes: oneDNN compiles a kernel for each
 
-    def _settle(self, lifts: "_Lifts") -> "_Lifts":
-        """Lower all gains by what was lifted, and return that nothing waits."""
-        for part in lifts.split(SIDE) if len(lifts.rows) else ():
-            others = _swapped(self.rows[part.rows]).T
-            weight = self.weight[part.rows]
-            for block in _cuts(len(self.rows), SIDE):
-                if self._filter:
-                    self.gain[block] -= self._filter(block, part.rows) @ weight
-                else:
-                    fall = self.kernel(self.rows[block] @ others).clamp_(part.low, part.high).sub_(part.low)
-                    self.gain[block] -= fall @ weight
-        return _Lifts.none(self.level)
+    def _column(self, pick: Int[Tensor, ""]) -> Float[Tensor, " n"]:
+        """Return the kernel with `pick` of all rows that it may lift."""
+        if int(pick) in self._ready:
+            return self._ready.pop(int(pick))
+        near, column = self._near(pick), torch.zeros_like(self.level)
+        if len(near):
+            column[near] = self._similar(near, pick.view(1)).squeeze(1)
+        return column
+
+    def _lift(self, pick: Int[Tensor, ""], similar: Float[Tensor, " n"]) -> None:
+        """Add a row to S, but leave the gains of the others as they are."""
+        self.level = torch.where(self.weight > 0, torch.maximum(self.level, similar), self.level)
+        self.gain[pick] = -torch.inf
+
+    def _lifted(self) -> Int[Tensor, " m"]:
+        """Return the rows whose lift the gains do not know of."""
+        return torch.nonzero(self.level > self._known).flatten()
+
+    def _fall(self, some: Int[Tensor, " k"] | slice, lifted: Int[Tensor, " m"]) -> Float[Tensor, " k"]:
+        """Return by how much lifts lower the gains of some rows."""
+        if len(lifted) == 0:
+            return self.gain.new_zeros(len(self.gain[some]))
+        spare = -len(lifted) % LEADERS  # few sizes: oneDNN compiles a kernel for each
+        weight, lifted = F.pad(self.weight[lifted], (0, spare)), F.pad(lifted, (0, spare))
+        low, high = self._known[lifted], self.level[lifted]
+        return self._similar(some, lifted).clamp_(low, high).sub_(low) @ weight
+
+    def _settle(self, lifted: Int[Tensor, " m"]) -> None:
+        """Lower all gains by what was lifted."""
+        for part in lifted.split(SIDE) if len(lifted) else ():
+            concerned = self._reach[:, part] > self._known[part]
+            for group, concerns in zip(_cuts(len(self.rows), self._group), concerned, strict=True):
+                self.gain[group] -= self._fall(group, part[concerns])
+        self._known = self.level
 
     def _gains(self) -> Float[Tensor, " n"]:
         """Return all gains at once; the kernel is symmetric, so each block of it serves twice."""
         gain = torch.zeros(len(self.rows), dtype=torch.float64, device=self.rows.device)
-        cuts = list(_cuts(len(self.rows), SIDE))
-        for i, left in enumerate(cuts):
-            for right in cuts[i:]:
-                block = self._filter(left, right) if self._filter else self.kernel(_closeness(self.rows[left], self.rows[right]))
+        for i, left in enumerate(self._blocks):
+            for right in self._blocks[i:]:
+                block = self._block(left, right)
+                if block is None:
+                    continue
+                for (rows, columns), each in (((left, right), block), ((right, left), block.T)):
+                    for k, part in enumerate(each.split(self._group), rows.start // self._group):
+                        self._reach[k, columns] = part.amax(0)
                 if right is not left:
                     gain[right] += self.weight[left] @ (block - self.level[left, None]).clamp_(min=0)
                 gain[left] += block.sub_(self.level[right]).clamp_(min=0) @ self.weight[right]
         return gain
 
+    def _similar(self, some: slice | Tensor, others: slice | Tensor) -> Float[Tensor, "p q"]:
+        """Return the kernel between rows."""
+        found = self._block(some, others)
+        return self.rows.new_zeros(len(self.rows[some]), len(self.rows[others])) if found is None else found
 
-class _Lifts(NamedTuple):
-    """Rows of a cover whose level was lifted, from where and to where; a row may be lifted again."""
-
-    rows: Int[Tensor, " m"]
-    low: Float[Tensor, " m"]
-    high: Float[Tensor, " m"]
-
-    @classmethod
-    def none(cls, like: Float[Tensor, " n"]) -> "_Lifts":
-        return cls(torch.zeros(0, dtype=torch.int64, device=like.device), like[:0], like[:0])
-
-    def and_also(self, rows: Int[Tensor, " k"], low: Float[Tensor, " k"], high: Float[Tensor, " k"]) -> "_Lifts":
-        return _Lifts(torch.cat([self.rows, rows]), torch.cat([self.low, low]), torch.cat([self.high, high]))
-
-    def split(self, size: int) -> "list[_Lifts]":
-        return [_Lifts(*part) for part in zip(*(each.split(size) for each in self), strict=True)]
+    def _block(self, some: slice | Tensor, others: slice | Tensor) -> Float[Tensor, "p q"] | None:
+        """Return the kernel between rows, None where all of it is known to be 0."""
+        if self._filter:
+            return self._filter(some, others)
+        return self.kernel(_closeness(self.rows[some], self.rows[others]))
 
 
-def _filtered_balls(rows: Float[Tensor, "n E"]) -> Callable[[slice, slice | Tensor], Float[Tensor, "p q"]]:
-    """Return what gives `ball` of a block of pairs: multiplied in bfloat16, and again in float32 where that may err.
+class _Filter:
+    """`ball` of pairs of augmented rows: multiplied in bfloat16, and again in float32 where that may err.
 
     Norms enter the product as three numbers of 8 bits each, so it is closeness + 1 itself that is rounded at the end, which keeps
-    its sign. Rounding x and y errs by less than 2^-7.9 |x| |y|.
+    its sign. The rest errs by |x - x'| |y| + |x'| |y - y'| at most, for rows x' and y' as rounded.
     """
-    x, norms = rows[:, :-2].bfloat16(), rows[:, -2] + 0.5
-    digits = [norms.bfloat16()]
-    digits += [(norms - digits[0]).bfloat16()]
-    digits += [(norms - digits[0] - digits[1]).bfloat16()]
-    ones = torch.ones_like(digits[0])
-    left, right = (torch.cat([x, torch.stack(columns, 1)], 1) for columns in ([*digits, *[ones] * 3], [*[ones] * 3, *digits]))
-    lengths = (-2 * rows[:, -2]).sqrt()
 
-    def block(these: slice, others: slice | Tensor) -> Tensor:
-        within = left[these] @ right[others].T
-        slack = float(lengths[these].amax() * lengths[others].amax()) * 2**-7.9 + 1e-4
-        i, j = torch.nonzero(within.abs().le_(slack), as_tuple=True)
+    def __init__(self, rows: Float[Tensor, "n E"]) -> None:
+        self.rows, norms = rows, rows[:, -2] + 0.5
+        rounded = rows[:, :-2].bfloat16()
+        digits = [norms.bfloat16()]
+        digits += [(norms - digits[0]).bfloat16()]
+        digits += [(norms - digits[0] - digits[1]).bfloat16()]
+        self.coarse = torch.cat([rounded, torch.stack([*digits, *[torch.ones_like(digits[0])] * 3], 1)], 1)
+        self.lengths = 1.01 * (-2 * rows[:, -2]).sqrt()
+        self.errors = torch.cat([(part[:, :-2] - part[:, :-2].bfloat16()).norm(dim=1) for part in rows.split(SIDE)])
+
+    def __call__(self, some: slice | Tensor, others: slice | Tensor) -> Float[Tensor, "p q"] | None:
+        """Return 1 for pairs within a radius, 0 for others; None where there are none within."""
+        right = self.coarse[others]
+        within = self.coarse[some] @ torch.cat([right[:, :-6], right[:, -3:], right[:, -6:-3]], 1).T
+        (error, other_error), (length, other_length) = (
+            (of[some].amax(), of[others].amax()) for of in (self.errors, self.lengths)
+        )
+        slack = float(error * other_length + other_error * length) + 1e-4
+        if float(within.max()) < -slack:
+            return None
+        i, j = torch.nonzero(within.abs() <= slack, as_tuple=True)
         inside = within.gt_(0).float()
+        left, right = self.rows[some], self.rows[others]
+        if len(i) > within.numel() // DENSE:
+            return ball(_closeness(left, right))
         for part in _cuts(len(i), SIDE):
-            pairs = rows[these][i[part]] * _swapped(rows[others][j[part]])
-            inside[i[part], j[part]] = ball(pairs.sum(1))
+            x, y = left[i[part]], right[j[part]]
+            inside[i[part], j[part]] = ball((x[:, :-2] * y[:, :-2]).sum(1) + (x[:, -2] + y[:, -2]))
         return inside
-
-    return block
 
 
 def _augmented(x: Float[Tensor, "n D"]) -> Float[Tensor, "n E"]:
@@ -214,20 +232,37 @@ def _swapped(rows: Float[Tensor, "n E"]) -> Float[Tensor, "n E"]:
 
 
 def _closeness(a: Float[Tensor, "p E"], b: Float[Tensor, "q E"]) -> Float[Tensor, "p q"]:
-    return a @ _swapped(b).T
+    return geometry.products(a, _swapped(b)) if len(b) < len(a) else geometry.products(_swapped(a), b)
 
 
 def _cuts(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
+def near_together(x: Float[Tensor, "n D"], generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Return the rows in an order in which near ones stand together: by cluster of about `SIDE` rows, found roughly."""
+    if len(x) <= SIDE:
+        return torch.arange(len(x), device=x.device)
+    return geometry.kmeans(x, -(-len(x) // SIDE), generator, iterations=5, trials=1)[1].argsort()
+
+
+def squared_distances(
+    x: Float[Tensor, "n D"], centres: Float[Tensor, "c D"]
+) -> Iterator[tuple[slice, slice, Float[Tensor, "q p"]]]:
+    """Yield squared distances of some centres to some rows, block by block: which rows, which centres, and what."""
+    offset = centres.mean(0)  # a common offset would eat the digits
+    goals = _swapped(_augmented(centres - offset))
+    for rows in _cuts(len(x), SIDE):
+        block = _augmented(x[rows] - offset)
+        for some in _cuts(len(goals), SIDE):
+            yield rows, some, geometry.products(goals[some], block).mul_(-2).clamp_(min=0)
+
+
 def covered(x: Float[Tensor, "n D"], centres: Float[Tensor, "c D"], radii: Float[Tensor, " c"]) -> Bool[Tensor, " n"]:
     """Return which rows of `x` lie within the radius of some centre; block by block."""
-    found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    if len(centres):
-        rows = max(1, geometry.CHUNK_ELEMENTS // len(centres))
-        reach = radii.square()
-        found = torch.cat([(geometry.squared_distances(block, centres) < reach).any(1) for block in x.split(rows)])
+    found, reach = torch.zeros(len(x), dtype=torch.bool, device=x.device), radii.square().unsqueeze(1)
+    for rows, some, apart in squared_distances(x, centres) if len(centres) else ():
+        found[rows] |= (apart - reach[some]).amin(0) < 0
     return found
 
 
@@ -240,22 +275,23 @@ def pure_radius(
     random `sample` of rows where there are more. Never less than `COINCIDE`.
     """
     rows = torch.randperm(len(x), generator=generator, device=x.device)[:sample]
-    points = geometry.Rows(x - x.mean(0))  # a common offset would eat the digits
-    nearest = [
-        points.at(part).squared_distances(points).masked_fill_(cluster[part, None] == cluster, torch.inf).amin(1)
-        for part in rows.split(max(1, geometry.CHUNK_ELEMENTS // len(x)))
-    ]
+    nearest = torch.full((len(rows),), torch.inf, dtype=x.dtype, device=x.device)
+    for block, some, apart in squared_distances(x, x[rows]):
+        strangers = apart.masked_fill_(cluster[rows[some], None] == cluster[block], torch.inf)
+        nearest[some] = torch.minimum(nearest[some], strangers.amin(1))
     impure = int((1 - purity) * len(rows) + 1e-9)
-    return max(float(torch.cat(nearest).sort().values[min(impure, len(rows) - 1)].sqrt()), COINCIDE)
+    return max(float(nearest.sort().values[min(impure, len(rows) - 1)].sqrt()), COINCIDE)
 
 
 def smallest_gap(x: Float[Tensor, "n D"]) -> float | None:
     """Return the smallest distance between two rows that do not coincide, or None if there are no such two."""
     if len(x) < 2:
         return None
-    blocks = x.split(max(1, geometry.CHUNK_ELEMENTS // len(x)))
-    apart = (geometry.squared_distances(block, x) for block in blocks)
-    gap = float(torch.stack([a.masked_fill_(a < COINCIDE**2, torch.inf).amin() for a in apart]).amin().sqrt())
+    gap = float(
+        torch.stack([apart.masked_fill_(apart < COINCIDE**2, torch.inf).amin() for _, _, apart in squared_distances(x, x)])
+        .amin()
+        .sqrt()
+    )
     return gap if gap < torch.inf else None
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alenv import coverage, geometry
+from alenv import coverage
 from alenv.ops import top_two
 from alenv.round import Round
 from alenv.strategy import Strategy
@@ -61,8 +61,10 @@ class DCoM(Strategy):
         competence = self.competence(float(covered.float().mean()))
         first, second = top_two(round.probs)
         unsure = competence * _scaled(second - first)
-        cover = coverage.Coverage(mine, mine[:0], mean, coverage.ball, (~covered[: len(mine)]).to(mine.dtype))
-        return cover.take(budget, generator, lambda gain: unsure + (1 - competence) * _scaled(gain))
+        order = coverage.near_together(mine, generator)
+        unsure, open_ = unsure[order], ~covered[order]
+        cover = coverage.Coverage(mine[order], mine[:0], mean, coverage.ball, open_.to(mine.dtype))
+        return order[cover.take(budget, generator, lambda gain: unsure + (1 - competence) * _scaled(gain))]
 
     def competence(self, covered: float) -> float:
         """Return S at a covered share, in [0, 1]."""
@@ -74,18 +76,16 @@ class DCoM(Strategy):
     ) -> Float[Tensor, " l"]:  # fmt: skip
         """Return, for each labelled example, the largest radius of the grid at which its ball is pure enough."""
         steps = int(self.max_delta / self.resolution + 1e-6)
-        centre, found = x.mean(0), []  # a common offset would eat the digits
-        points, centres = geometry.Rows(x - centre), geometry.Rows(labeled - centre)
-        for rows in torch.arange(len(labeled), device=x.device).split(max(1, geometry.CHUNK_ELEMENTS // (4 * len(x)))):
-            step = (centres.at(rows).squared_distances(points).sqrt_() / self.resolution).long().clamp_(max=steps)
-            same = (predicted == labels[rows, None]).to(x.dtype)
-            counts = x.new_zeros(2, len(rows), steps + 1)
-            counts[0].scatter_add_(1, step, torch.ones_like(same))
-            counts[1].scatter_add_(1, step, same)
-            size, pure = counts[:, :, :steps].cumsum(2)
-            enough = (size > 0) & (pure >= purity * size)
-            found.append((enough * torch.arange(1, steps + 1, device=x.device)).amax(1).clamp_(min=1))
-        return torch.cat(found).to(x.dtype) * self.resolution
+        counts = x.new_zeros(2, len(labeled), steps + 1)
+        for rows, some, squared in coverage.squared_distances(x, labeled):
+            step = (squared.sqrt_() / self.resolution).long().clamp_(max=steps)
+            same = (predicted[rows] == labels[some, None]).to(x.dtype)
+            counts[0, some].scatter_add_(1, step, torch.ones_like(same))
+            counts[1, some].scatter_add_(1, step, same)
+        size, pure = counts[:, :, :steps].cumsum(2)
+        enough = (size > 0) & (pure >= purity * size)
+        best = (enough * torch.arange(1, steps + 1, device=x.device)).amax(1).clamp_(min=1)
+        return best.to(x.dtype) * self.resolution
 
 
 def _scaled(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

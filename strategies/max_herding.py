@@ -35,5 +35,6 @@ class MaxHerding(Strategy):
         mine, labeled = coverage.unit_features(round, self.features)
         generator = round.generator("max_herding")
         part = torch.randperm(len(mine), generator=generator, device=mine.device)[: max(self.candidates, 2 * budget)]
+        part = part[coverage.near_together(mine[part], generator)]
         cover = coverage.Coverage(mine[part], labeled, self.sigma, coverage.gaussian)
         return part[cover.take(budget, generator)]

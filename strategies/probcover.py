@@ -16,7 +16,7 @@ class ProbCover(Strategy):
     scaled to length 1, as the authors' are. Delta is the paper's: the largest radius at which a share `purity` of the balls hold
     points of one k-means cluster only, with as many clusters as classes; found exactly, from `sample` balls, where the authors
     try a grid. Their graph forgets the points after its last full batch, and buys point 0 again once all is covered; not here.
-    O(U^2 D) at most, memory O(U) beside the features: counts are kept exact without a graph.
+    O(U^2 D), memory O(U^2 / 512) beside the features: counts are kept exact without a graph (`coverage.Coverage`).
 
     Args:
         features: "embeddings", or the name of a feature provider.
@@ -43,8 +43,10 @@ class ProbCover(Strategy):
         """Return positions in the order the greedy cover takes them."""
         mine, labeled = coverage.unit_features(round, self.features)
         delta = self.delta if self.delta is not None else self._radius(torch.cat([mine, labeled]), round)
-        cover = coverage.Coverage(mine, labeled, delta, coverage.ball)
-        return cover.take(budget, round.generator("probcover"))
+        generator = round.generator("probcover")
+        order = coverage.near_together(mine, generator)
+        cover = coverage.Coverage(mine[order], labeled, delta, coverage.ball)
+        return order[cover.take(budget, generator)]
 
     def _radius(self, everyone: Tensor, round: Round) -> float:
         generator = round.generator("probcover/radius")

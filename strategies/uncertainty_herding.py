@@ -45,6 +45,7 @@ class UncertaintyHerding(Strategy):
         mine, labeled = coverage.unit_features(round, self.features)
         generator = round.generator("uncertainty_herding")
         part = torch.randperm(len(mine), generator=generator, device=mine.device)[: max(self.candidates, 2 * budget)]
+        part = part[coverage.near_together(mine[part], generator)]
         first, second = top_two((round.logits[part] / self.temperature).softmax(1))
         uncertainty = 1 - (first - second) if len(labeled) else None
         sigma = coverage.smallest_gap(labeled) or self.sigma

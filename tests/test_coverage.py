@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alenv import coverage
+from alenv import coverage, geometry
 from alenv.coverage import Coverage, ball, gaussian
 from alenv.round import Round
 from alenv.strategies.dcom import DCoM
@@ -108,6 +108,72 @@ def test_the_bfloat16_filter_gives_the_balls_of_float32(monkeypatch):
         cover.__init__(x, x[:0], radius, ball)
     assert torch.equal(pairs[0].gain, pairs[1].gain)
     assert pairs[0].gain.sum() == pytest.approx(int((torch.cdist(x, x) < radius).sum()), abs=4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("bandwidth", [0.15, 0.8])
+def test_groups_are_passed_over_without_a_trace(kernel, filtered, bandwidth, monkeypatch):
+    monkeypatch.setattr(coverage, "SIDE", 16)
+    monkeypatch.setattr(coverage, "has_native_bfloat16", lambda device: filtered)
+    x = clouds(200, d=6, seed=20)
+    order = coverage.near_together(x, draw())
+    assert sorted(order.tolist()) == list(range(200))
+    fast, plain = KERNELS[kernel]
+    seen = []
+    fall = Coverage._fall
+    monkeypatch.setattr(Coverage, "_fall", lambda self, some, lifted: seen.append(len(lifted)) or fall(self, some, lifted))
+    for rows in (x[order], x):
+        similar = plain(torch.cdist(rows.double(), rows.double()) / bandwidth)
+        cover = Coverage(rows, rows[:5], bandwidth, fast)
+        picks = cover.take(30, draw())
+        level = similar[:, torch.cat([torch.arange(5), picks])].amax(1)
+        gain = (similar - level[:, None]).clamp(min=0).sum(0)
+        left = torch.ones(200, dtype=torch.bool)
+        left[picks] = False
+        assert torch.allclose(cover.level.double(), level, atol=1e-5)
+        assert torch.allclose(cover.gain[left].double(), gain[left], atol=1e-4)
+    assert seen.count(0) > 0
+
+
+def test_near_rows_stand_together(monkeypatch):
+    monkeypatch.setattr(coverage, "SIDE", 25)
+    x = clouds(100, d=8, seed=21)
+    alone = (x[1:] - x[:-1]).norm(dim=1).mean()
+    ordered = x[coverage.near_together(x, draw())]
+    assert (ordered[1:] - ordered[:-1]).norm(dim=1).mean() < 0.8 * alone
+    assert coverage.near_together(x[:25], draw()).tolist() == list(range(25))
+
+
+def test_a_filter_that_is_rarely_sure_gives_the_same_balls(monkeypatch):
+    x = clouds(200, d=24, seed=22)
+    radius = float(torch.pdist(x).median())
+    rows = coverage._augmented((x - x.mean(0)) * 2**0.5 / radius)
+    found = []
+    for share in (1, 10**9):  # pair by pair; all again
+        monkeypatch.setattr(coverage, "DENSE", share)
+        found.append(coverage._Filter(rows)(slice(None), slice(None)))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], (torch.cdist(x.double(), x.double()) < radius).float())
+    apart = coverage._Filter(coverage._augmented(torch.cat([x[:100], x[100:] + 3]) * 2**0.5 / radius))
+    assert apart(slice(0, 90), torch.arange(100, 200)) is None
+
+
+@pytest.mark.parametrize("sizes", [(1, 5), (40, 70), (70, 40), (300, 0), (64, 64)])
+def test_products_are_those_of_float64(sizes):
+    a, b = (torch.randn(size, 33, generator=draw(f"products/{size}")) for size in sizes)
+    assert torch.allclose(geometry.products(a, b), (a.double() @ b.double().T).float(), atol=1e-4)
+    assert torch.allclose(geometry.products(a[:, ::2], b[:, ::2]), a[:, ::2] @ b[:, ::2].T, atol=1e-4)
+    assert geometry.products(a.double(), b.double()).dtype == torch.float64
+
+
+def test_squared_distances_come_block_by_block(monkeypatch):
+    monkeypatch.setattr(coverage, "SIDE", 32)
+    x, centres = clouds(70, seed=23) + 100.0, clouds(40, seed=24) + 100.0
+    whole = torch.full((40, 70), torch.nan)
+    for rows, some, block in coverage.squared_distances(x, centres):
+        whole[some, rows] = block
+    assert torch.allclose(whole, torch.cdist(centres.double(), x.double()).square().float(), atol=1e-3)
 
 
 def test_equal_gains_fall_by_lot():
