@@ -345,7 +345,8 @@ def test_a_linear_net_is_fitted_to_its_optimum_and_the_others_descend():
 
 
 def test_an_mlp_has_the_widths_it_is_told() -> None:
-    model = mlp((3,), 2, width=[12, 7])
+    with Streams(0).scoped("net"):
+        model = mlp((3,), 2, width=[12, 7])
     assert [tuple(p.shape) for p in model.parameters()] == [(12, 3), (12,), (7, 12), (7,), (2, 7), (2,)]
     with pytest.raises(ValueError, match="at least one hidden layer"):
         mlp((3,), 2, width=[])
