@@ -300,14 +300,6 @@ def batchbald(options: argparse.Namespace) -> Iterator[Contender]:
         yield Contender("scikit-activeml", lambda: batch_bald(probs, batch, n_MC_samples=1000, random_state=0), verdict)
 
 
-@case(
-    *(f"alone:{name}" for name in ("cluster_margin", "typiclust", "probcover", "coremse", "corelog", "entropy_cb", "coreset_cb"))
-)
-def alone(options: argparse.Namespace, name: str) -> Iterator[Contender]:
-    round_, strategy = everything(options.size, 10), library.build("strategy", name)
-    yield Contender("alenv", lambda: strategy.select(round_, options.batch))
-
-
 @case("typiclust")
 def typiclust(options: argparse.Namespace) -> Iterator[Contender]:
     """b = 100 with 100 labelled ones, beside the rule as it was published: sklearn's clusters, neighbours anew at each visit."""
@@ -562,7 +554,7 @@ def compare(name: str, options: argparse.Namespace) -> Iterator[str]:
         seconds, memory, result = measure(contender, options)
         ratio = "" if base is None else f"{seconds / base:.1f}"
         base, first = (seconds, result) if base is None else (base, first)
-        shown = f"{seconds:.3f}{'~' if contender.steps else ''}"
+        shown = f"{seconds:.{4 if seconds < 0.1 else 3}f}{'~' if contender.steps else ''}"
         yield f"| {name} | {contender.name} | {shown} | {ratio} | {memory:.0f} | {contender.verdict(result, first)} |"
 
 
