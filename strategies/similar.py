@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alenv.geometry import CHUNK_ELEMENTS
+from alenv.geometry import CHUNK_ELEMENTS, products
 from alenv.ops import lazy_argmax
 from alenv.round import Round
 from alenv.strategy import Strategy
@@ -76,23 +76,27 @@ class Similar(Strategy):
     def _flcmi(self, round: Round, budget: int, lot: Tensor, query: "_Points", private: "_Points") -> Int[Tensor, " b"]:
         """Return what adds something: the sum is a facility location, so gains only fall and old ones are upper bounds."""
         ground = self._candidates(round, lot[: self.ground])
-        cap = self.eta * ground.nearest(query) if len(query.h) else torch.inf
+        cap = self.eta * ground.nearest(query) if len(query.h) else torch.full_like(ground.h[:, 0], torch.inf)
         level = self.nu * ground.nearest(private)  # what a similarity must exceed to add anything
 
-        def rises(rows: Tensor) -> Float[Tensor, "k V"]:
-            return self._candidates(round, rows).similarities(ground).clamp_(max=cap).sub_(level).clamp_(min=0)
+        def reached(rows: Tensor) -> Float[Tensor, "k V"]:
+            return torch.minimum(self._candidates(round, rows).similarities(ground), cap)
 
         def gains(rows: Tensor) -> Float[Tensor, " k"]:
-            return torch.cat([rises(part).sum(1) for part in rows.split(max(1, CHUNK_ELEMENTS // len(level)))])
+            parts = rows.split(max(1, CHUNK_ELEMENTS // len(level)))
+            return torch.cat([reached(part).sub_(level).clamp_(min=0).sum(1) for part in parts])
 
         bounds, picks = gains(torch.arange(len(round), device=round.device)), [lot[:0]]
         for _ in range(budget):
             pick = lazy_argmax(bounds, gains, lot).view(1)
             if not bool(bounds[pick] > 0):
                 break
-            level = level + rises(pick)[0]
+            level = torch.maximum(level, reached(pick)[0])
             bounds[pick] = -torch.inf
             picks.append(pick)
+            left = torch.nonzero(level < cap).flatten()
+            if 0 < len(left) < 0.8 * len(level):  # to the others nothing more is added
+                ground, cap, level = ground.at(left), cap[left], level[left]
         return torch.cat(picks)
 
     def _logdetcmi(self, round: Round, budget: int, lot: Tensor, query: "_Points", private: "_Points") -> Int[Tensor, " B"]:
@@ -122,7 +126,7 @@ class Similar(Strategy):
         points = self._points(round, round.labeled_embeddings, round.labels)
         counts = torch.bincount(round.labels, minlength=round.num_classes)
         rare = (counts < counts.double().mean())[round.labels]
-        return _Points(points.a[rare], points.h[rare]) if self.query == "rare" and bool(rare.any()) else points
+        return points.at(torch.nonzero(rare).flatten()) if self.query == "rare" and bool(rare.any()) else points
 
     def _private(self, round: Round) -> "_Points":
         return self._points(round, round.discarded_embeddings[round.outside])
@@ -145,9 +149,12 @@ class _Points(NamedTuple):
     a: Tensor
     h: Tensor
 
+    def at(self, rows: Int[Tensor, " k"]) -> "_Points":
+        return _Points(self.a[rows], self.h[rows])
+
     def similarities(self, others: "_Points") -> Float[Tensor, "n k"]:
         """Return (1 + cosine) / 2."""
-        return torch.addcmul(self.h.new_tensor(0.5), self.a @ others.a.T, self.h @ others.h.T, value=0.5)
+        return torch.addcmul(self.h.new_tensor(0.5), products(self.a, others.a), products(self.h, others.h), value=0.5)
 
     def nearest(self, others: "_Points") -> Float[Tensor, " n"]:
         """Return the largest similarity to any of the others, 0 if there are none; block by block."""
