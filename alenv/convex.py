@@ -46,7 +46,7 @@ def fit_softmax(
         raise ValueError(f"expected prior_precision > 0, got {prior_precision}; without a prior separable data have no optimum")
     rows, width = targets.shape[1], features.shape[2] + 1
     h = features.new_zeros(len(features), rows + -rows % LINE, width + -width % LINE)
-    h[:, :rows, : width - 1], h[:, :rows, width - 1] = features, 1.0
+    h[:, :rows, : width - 1], h[:, :rows, width - 1] = features, (weights > 0).to(h.dtype)  # nothing but zeros in padding
     root = F.pad(weights, (0, -rows % LINE)).sqrt().unsqueeze(1)
     targets = F.pad(targets, (0, 0, 0, -rows % LINE)).mT.contiguous()  # (M, C, n)
     given = (h, targets, root, torch.full_like(root[:, :, :1], prior_precision))
@@ -113,8 +113,10 @@ class _Primal(_Problems):
     @classmethod
     def of(cls, h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> "_Primal":
         """Return the problems, with the inverse of A = k H^T diag(w) H + prior I."""
-        scaled = h * root.mT
-        return cls(h, targets, root, prior, _ridge_inverse(CURVATURE / targets.shape[1] * scaled.mT @ scaled, prior), h[:, :0])
+        plain = bool(((root == 0) | (root == 1)).all())  # then rows of weight 0 are padding, of zeros
+        scaled = h if plain else h * root.mT
+        gram = (scaled.mT @ scaled).mul_(CURVATURE / targets.shape[1])
+        return cls(h, targets, root, prior, _ridge_inverse(gram, prior), h[:, :0])
 
 
 class _Landmarks(_Problems):
