@@ -323,8 +323,7 @@ class Campaign:
     def _open_set(self, labels: Tensor) -> dict[str, float]:
         """Return precision and recall of a purchase, where the pool holds examples of no class."""
         outside = self.task.facts.get("outside")
-        labeled = int(self.pool.labeled.sum())
-        return {} if outside is None else purchase(labels, labeled, len(self.task) - outside)
+        return {} if outside is None else purchase(labels, int(self.pool.labeled.sum()), len(self.task) - outside)
 
     def _judged(self) -> dict[str, float | None]:
         """Return, for each strategy that judges purity, how well it did in the round that ends; None if nobody asked it."""

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from alenv.campaign import Campaign
 from alenv.strategy import ScoreStrategy
@@ -60,7 +59,7 @@ def _campaign_row(campaign: Campaign) -> Array:
     records, plan, pool = campaign.records, campaign.plan, campaign.pool
     left, classes = len(campaign.round), campaign.task.num_classes
     scores = [r.validation for r in records if r.validation is not None] or [0.0]
-    counts = np.array(torch.bincount(campaign.round.labels, minlength=classes).tolist(), np.float64)
+    counts = np.bincount(campaign.round.labels.tolist(), minlength=classes)
     bought = records[-1].bought - records[0].bought
     row = [
         bought / max(1, plan.batch * plan.rounds),
@@ -73,7 +72,7 @@ def _campaign_row(campaign: Campaign) -> Array:
         (scores[-1] - scores[0]) / max(1, len(scores) - 1),
         records[-1].reward or 0.0,
         _entropy(counts),
-        (counts == 0).sum() / classes,
+        1 - np.count_nonzero(counts) / classes,
         *campaign.round.certainty,
     ]
     return _clipped(np.array(row, np.float32))
@@ -86,11 +85,11 @@ def _strategy_rows(campaign: Campaign) -> Array:
     )
     if records:
         weights = np.array([r.action for r in records], np.float64)  # (rounds, S)
-        rewards = np.array([r.reward or 0.0 for r in records])
-        rows[:, 5], rows[:, 6] = weights[-1], weights.mean(0)
-        rows[:, 7] = rewards @ weights / np.maximum(weights.sum(0), 1e-12)
-        led = weights >= weights.max(1, keepdims=True) - 1e-9
-        since, ever = led[::-1].argmax(0), led.any(0)  # rounds since it led, if it ever did
+        rewards, total = np.array([r.reward or 0.0 for r in records]), np.add.reduce(weights, 0)
+        rows[:, 5], rows[:, 6] = weights[-1], total / len(records)
+        rows[:, 7] = rewards @ weights / np.maximum(total, 1e-12)
+        led = weights >= np.maximum.reduce(weights, 1, keepdims=True) - 1e-9
+        since, ever = led[::-1].argmax(0), np.logical_or.reduce(led, 0)  # rounds since it led, if it ever did
         rows[:, 8] = rewards[len(records) - 1 - since] * ever
         rows[:, 9] = np.where(ever, since / max(1, campaign.plan.rounds), 1)
     return _clipped(rows)
@@ -110,7 +109,7 @@ def _traits(scores: bool, needs: frozenset[str]) -> list[float]:
     ]  # fmt: skip
 
 
-def _entropy(counts: npt.NDArray[np.float64]) -> float:
+def _entropy(counts: npt.NDArray[np.int64]) -> float:
     """Return the entropy of shares over log C."""
-    share = counts[counts > 0] / max(1.0, counts.sum())
+    share = counts[counts > 0] / max(1, np.add.reduce(counts))
     return -(share @ np.log(share)) / math.log(max(2, len(counts)))
