@@ -154,7 +154,7 @@ def badge(options: argparse.Namespace, classes: str) -> Iterator[Contender]:
 
         labels, peer, fixed = np.full(len(x), np.nan), Badge(random_state=0), Fixed(classes=list(range(int(classes))))
         yield Contender(
-            "scikit-activeml", lambda b: peer.query(x.numpy(), labels, fixed, fit_clf=False, batch_size=b), verdict, steps=(4, 10)
+            "scikit-activeml", lambda b: peer.query(x.numpy(), labels, fixed, fit_clf=False, batch_size=b), verdict, steps=(4, 24)
         )
 
 
