@@ -117,8 +117,7 @@ def _likeliest(columns: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, "M n"], I
 
 
 def _calibration_error(confidence: Float[Tensor, "M n"], right: Bool[Tensor, "M n"]) -> Float[Tensor, " M"]:
-    lanes = torch.arange(len(confidence), device=confidence.device).unsqueeze(1) * ECE_BINS
-    bins = (confidence * ECE_BINS).ceil_().long().clamp_(1, ECE_BINS) + (lanes - 1)
+    bins = (confidence * ECE_BINS).ceil_().long().clamp_(1, ECE_BINS).sub_(1)
     over = (right.float() - confidence).double()
-    sums = torch.bincount(bins.flatten(), over.flatten(), minlength=lanes.numel() * ECE_BINS)
-    return sums.view(-1, ECE_BINS).abs().sum(1) / confidence.shape[1]
+    sums = over.new_zeros(len(over), ECE_BINS).scatter_add_(1, bins, over)
+    return sums.abs().sum(1) / confidence.shape[1]

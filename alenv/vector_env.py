@@ -131,7 +131,8 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return (E, S): which strategies may be picked in each campaign."""
-        return np.stack([_padded(env.action_masks(), self.num_strategies) for env in self.envs])
+        size = self.num_strategies
+        return np.stack([_padded(env.action_masks(), size) for env in self.envs])
 
     def render(self) -> tuple[Any, ...] | None:
         """Return what every single environment renders."""
@@ -205,10 +206,10 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
 
     def _infos(self, lanes: Iterable[int], infos: Sequence[Info]) -> Info:
         """Return one array per key, and under "_key" which campaigns it holds for."""
-        lanes = list(lanes)
+        lanes, size = list(lanes), self.num_strategies
         made: Info = {}
         for key in infos[0] if infos else ():
-            values = np.array([_padded(i[key], self.num_strategies) if key == "action_mask" else i[key] for i in infos])
+            values = np.array([_padded(info[key], size) if key == "action_mask" else info[key] for info in infos])
             whole = np.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype)
             whole[lanes] = values
             present = np.zeros(self.num_envs, dtype=np.bool_)
@@ -251,7 +252,7 @@ def _seeds(seed: Seeds, count: int) -> list[int | None]:
 
 
 def _padded(mask: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    return np.pad(mask, (0, size - len(mask)))
+    return np.pad(mask, (0, size - len(mask))) if len(mask) < size else mask
 
 
 def _stacked(observations: Sequence[Observation]) -> Observation:
