@@ -78,7 +78,7 @@ class Rows(Points):
 
 def products(a: Float[Tensor, "n D"], b: Float[Tensor, "k D"]) -> Float[Tensor, "n k"]:
     """Return a b^T; of float32 on CPUs by oneDNN, which multiplies such blocks twice as fast as MKL does on AMD's."""
-    if a.is_cpu and a.dtype == b.dtype == torch.float32 and min(len(a), len(b)) >= 32 and torch.backends.mkldnn.is_available():
+    if a.is_cpu and a.dtype == b.dtype == torch.float32 and min(len(a), len(b)) >= 8 and torch.backends.mkldnn.is_available():
         return F.linear(a.to_mkldnn(), b).to_dense()
     return a @ b.T
 

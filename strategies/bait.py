@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alenv import ops
-from alenv.geometry import CHUNK_ELEMENTS
+from alenv.geometry import CHUNK_ELEMENTS, products
 from alenv.round import Round
 from alenv.strategy import Strategy, best_first
 
 STATE_ELEMENTS = 3 * 2**24  # numbers per array kept about the candidates: 192 MB of float32, three times
 PENDING = 256  # columns of updates that wait until they are subtracted from the inverse at once
+BLOCK = 1024  # rows of the inverse that are updated at once
 ROUNDING = 1e-5  # share by which a bound in float32 may be off
 
 
@@ -117,10 +118,10 @@ class _Factors(NamedTuple):
     def times(self, y: Float[Tensor, "j P"]) -> Iterator[tuple[slice, Float[Tensor, "n m j"]]]:
         """Yield V^T y^T of the candidates, block by block."""
         classes = self.probs.shape[1]
-        flat = y.unflatten(1, (classes, -1)).permute(2, 1, 0).flatten(1)  # (K, C j)
-        for rows in self.blocks(flat.shape[1]):
+        flat = y.unflatten(1, (classes, -1)).transpose(0, 1).flatten(0, 1)  # (C j, K)
+        for rows in self.blocks(len(flat)):
             part = self.at(rows)
-            seen = (part.h @ flat).unflatten(1, (classes, -1))  # (n, C, j)
+            seen = products(part.h, flat).unflatten(1, (classes, -1))  # (n, C, j)
             mean = part.probs.unsqueeze(1) @ seen
             if part.labels.shape[1] < classes:
                 seen = seen.gather(1, part.labels.unsqueeze(2).expand(-1, -1, seen.shape[2]))
@@ -133,8 +134,8 @@ class _Factors(NamedTuple):
         for part in map(self.at, self.blocks(len(matrix))):
             seen = part.h.new_empty(len(part.h), classes, classes)  # h^T matrix_cd h
             for c in range(classes):
-                block = matrix[c * width : (c + 1) * width, : (c + 1) * width]
-                row = ((part.h @ block).unflatten(1, (c + 1, width)) @ part.h.unsqueeze(2)).squeeze(2)
+                block = matrix[: (c + 1) * width, c * width : (c + 1) * width]
+                row = (products(part.h, block).unflatten(1, (c + 1, width)) @ part.h.unsqueeze(2)).squeeze(2)
                 seen[:, c, : c + 1] = seen[:, : c + 1, c] = row
             roots = part.roots()
             pieces.append(roots.mT @ seen @ roots)
@@ -175,8 +176,8 @@ class _Design:
     @classmethod
     def of(cls, factors: _Factors, information: Float[Tensor, "P P"], inverse: Float[Tensor, "P P"]) -> "_Design":
         inner = factors.between(inverse)
-        outer = factors.between(inverse @ information @ inverse)
-        return cls(factors, information, inverse.clone(), inner, outer, _inverse(inner))
+        outer = factors.between(products(products(inverse, information), inverse))
+        return cls(factors, information, inverse.clone(memory_format=torch.contiguous_format), inner, outer, _inverse(inner))
 
     def at(self, rows: Int[Tensor, " k"]) -> "_Design":
         parts = self.factors.at(rows), self.information, self.inverse, self.inner[rows], self.outer[rows], self.solved[rows]
@@ -207,7 +208,7 @@ class _Design:
         chosen = self.factors.at(pick)
         root = torch.einsum("cm,k->mck", chosen.roots()[0], chosen.h[0]).flatten(1)  # V^T, (m, P)
         y = self.solve(root)
-        informed = y @ self.information
+        informed = products(y, self.information)
         middle = torch.eye(len(root)).to(root).double() + sign * (root.double() @ y.double().T)
         middle = sign * torch.linalg.inv(middle).to(root)
         own = informed @ y.T / 2
@@ -222,8 +223,8 @@ class _Design:
             self.settle()
 
     def solve(self, rows: Float[Tensor, "j P"]) -> Float[Tensor, "j P"]:
-        """Return M^-1 applied to rows: on their left, thin products are read at twice the speed."""
-        found = rows @ self.inverse
+        """Return M^-1 applied to rows."""
+        found = products(rows, self.inverse)
         if self.pending:
             y, scaled = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
             found.addmm_(rows @ y.T, scaled, alpha=-1)
@@ -233,7 +234,8 @@ class _Design:
         """Bring `inverse` up to date."""
         if self.pending:
             y, scaled = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
-            self.inverse.addmm_(y.T, scaled, alpha=-1)
+            for part, left in zip(self.inverse.split(BLOCK), y.T.split(BLOCK), strict=True):
+                part.sub_(products(left, scaled.T))
             self.pending.clear()
 
 

@@ -113,6 +113,8 @@ def test_the_size_of_blocks_changes_nothing(chunk: int, monkeypatch: pytest.Monk
     whole = BAIT().select(now, 4)
     assert bait.CHUNK_ELEMENTS == geometry.CHUNK_ELEMENTS
     monkeypatch.setattr(bait, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(bait, "BLOCK", 4)
+    monkeypatch.setattr(bait, "PENDING", 5)
     assert torch.equal(BAIT().select(now, 4), whole)
 
 
