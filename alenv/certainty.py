@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alenv.ops import NARROW, entropy, largest
 
+IMPOSSIBLE = -1e4  # logits this far below the largest have probability 0 in every precision
 PIECE_ELEMENTS = 2**18  # probabilities looked at together: 1 MB, which stays in the cache
 
 
@@ -107,9 +108,9 @@ def _entropies(
 ) -> Float[Tensor, "M U"]:
     """Return entropies in nats, -log p_1 - sum_c p_c (z_c - z_1): one logarithm a candidate.
 
-    Summed class by class: a candidate's bits do not depend on its place.
+    Summed class by class: a candidate's bits do not depend on its place. What is 0 is 0 log 0, of infinite logits too.
     """
     total = first.log()
-    for term in (logits - logits.amax(1, keepdim=True)).mul_(probs).unbind(1):
+    for term in (logits - logits.amax(1, keepdim=True)).clamp_(min=IMPOSSIBLE).mul_(probs).unbind(1):
         total += term
     return total.neg_()

@@ -78,6 +78,17 @@ def test_a_sure_model_has_no_entropy():
     assert alone(torch.tensor([[200.0, 0, -200]] * 3))[1] == Certainty(1, 0, 1, 0, 0)
 
 
+@pytest.mark.parametrize("classes", [3, 20])
+def test_classes_of_no_probability_add_nothing(classes):
+    probs = torch.zeros(4, classes)
+    probs[:, :2] = torch.tensor([0.75, 0.25])
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(classes)
+    assert Round.from_arrays(probs=probs).certainty.entropy == pytest.approx(expected)
+    z = torch.full((4, classes), -math.inf)
+    z[:, :2] = torch.tensor([math.log(3), 0.0])
+    assert Round.from_arrays(logits=z).certainty.entropy == pytest.approx(expected)
+
+
 def test_without_candidates_everything_is_certain():
     assert Round.from_arrays(logits=torch.zeros(0, 3)).certainty == Certainty()
 
