@@ -244,7 +244,7 @@ def scores(options: argparse.Namespace, name: str, classes: str) -> Iterator[Con
     yield Contender("alenv", lambda: strategy.scores(next(rounds)))
     for form, plain in NUMPY[name].items():
         yield Contender(
-            f"numpy, {form}", lambda plain=plain: plain(array),  # type: ignore[misc]
+            f"numpy, {form}", lambda plain=plain: plain(array),
             lambda mine, first: f"largest difference {np.abs(mine - first.numpy()).max():.0e}",
         )  # fmt: skip
 
