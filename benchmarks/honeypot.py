@@ -33,10 +33,7 @@ def main() -> None:
     honeypot = preset["datasets"][0]
     if options.linear is not None:
         honeypot |= {"net": "linear", "trainer": {"name": "default", "prior_precision": options.linear}}
-    config = {
-        "initial": preset["initial"], "budget": preset["budget"], "datasets": [honeypot], "device": "cpu",
-        "executor": {"name": "inline", "lanes": options.restarts},
-    }  # fmt: skip
+    config = {"initial": preset["initial"], "budget": preset["budget"], "datasets": [honeypot], "device": "cpu"}
     areas: dict[str, list[float]] = {}
     for restarts, policies in (
         (options.restarts, {"selectors": [], "fixed": ["uniform", "margin"]}),
@@ -44,7 +41,8 @@ def main() -> None:
     ):
         if restarts:
             seeds = [*range(options.first, options.first + restarts)]
-            rounds = compare({**config, **policies, "seeds": seeds}, options.directory).rounds
+            executor = {"name": "inline", "lanes": restarts}
+            rounds = compare({**config, **policies, "seeds": seeds, "executor": executor}, options.directory).rounds
             for (policy, _), run in rounds.groupby(["policy", "seed"], sort=False):
                 areas.setdefault(str(policy), []).append(float(run["value"].mean()))
     for policy, found in areas.items():
