@@ -527,12 +527,16 @@ EVERY = {"growth": growth, "space": space}
 
 
 def peak(run: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> tuple[float, float, Any]:
-    """Return CPU seconds, MB of peak resident set over that before, and the result."""
+    """Return CPU seconds, MB of peak resident set over that before, and the result.
+
+    Pages of libraries and files that the system took back before and that came again in the call are not its own.
+    """
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before may not serve now
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before, start = _status("VmRSS"), clock()
+    before, files, start = _status("VmRSS"), _status("RssFile"), clock()
     result = run()
-    return clock() - start, max(0, _status("VmHWM") - before) / 1024, result
+    seconds, loaded = clock() - start, max(0, _status("RssFile") - files)
+    return seconds, max(0, _status("VmHWM") - before - loaded) / 1024, result
 
 
 def _status(field: str) -> int:
