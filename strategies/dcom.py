@@ -19,7 +19,7 @@ class DCoM(Strategy):
     ball are predicted to be of its class, with purity = 0.4 + 0.2 (share of points in balls of radius `delta`). A point is
     covered in a ball of a labelled example or, of the mean radius, of a pick. Competence S rises with the covered share c:
     S = (1 + exp(-k (1 - a))) / (1 + exp(-k (c - a))). Features are scaled to length 1, ties fall by lot. O(U^2 D + (L + B) U D),
-    memory O(U) beside the features.
+    memory O(U^2 / 512) beside the features.
 
     The authors give a radius to each new label and keep it for good, starting from `delta`; a round here remembers no other, so
     all radii are found anew with the present model, as the authors find the first ones. They search a radius by bisection, though

@@ -13,8 +13,8 @@ class MaxHerding(Strategy):
     """Buy, one after the other, the candidate that most raises sum_x max_{s in L u S} exp(-|x - s|^2 / sigma^2) over all x.
 
     ProbCover's objective with a smooth kernel for its ball. Features are scaled to length 1; ties fall by lot. All gains are kept
-    exact (`coverage.Coverage`). O(U^2 D (1 + log(1 + B / L))), memory O(U) beside the features. Of more than `candidates` (and
-    2 B) candidates a random part is herded, as in the authors' code.
+    exact (`coverage.Coverage`). O(U^2 D (1 + log(1 + B / L))), memory O(U^2 / 512) beside the features. Of more than
+    `candidates` (and 2 B) candidates a random part is herded, as in the authors' code.
 
     Args:
         features: "embeddings", or the name of a feature provider.
