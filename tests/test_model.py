@@ -322,7 +322,7 @@ def test_a_net_without_companion_says_what_to_pass():
 
 
 def test_nets_refuse_shapes_they_cannot_take():
-    with pytest.raises(ValueError, match="depth >= 1, got 0; for no hidden layer use net=linear"):
+    with pytest.raises(ValueError, match="depth >= 1 or a list of widths, got no hidden layer; for none use net=linear"):
         mlp((3,), 4, depth=0)
     with pytest.raises(ValueError, match=r"expected images .* got inputs of shape \(3,\); use net=mlp"):
         small_cnn((3,), 4)
@@ -348,5 +348,5 @@ def test_an_mlp_has_the_widths_it_is_told() -> None:
     with Streams(0).scoped("net"):
         model = mlp((3,), 2, width=[12, 7])
     assert [tuple(p.shape) for p in model.parameters()] == [(12, 3), (12,), (7, 12), (7,), (2, 7), (2,)]
-    with pytest.raises(ValueError, match="at least one hidden layer"):
+    with pytest.raises(ValueError, match="got no hidden layer"):
         mlp((3,), 2, width=[])

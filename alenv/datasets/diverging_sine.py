@@ -13,7 +13,8 @@ def diverging_sine(size: int = 100, seed: int = 0) -> Source:
 
     Args:
         size: points a class.
-        seed: of the points; runs of other seeds split and buy other ones of the same points, unless it is null in a configuration: then it is theirs.
+        seed: of the points; runs of other seeds split and buy other ones of the same points. Null in a configuration stands
+            for the run's own seed.
     """
     generator = torch.Generator().manual_seed(seed)
     x = 10 * torch.rand(2, size, generator=generator)

@@ -15,7 +15,8 @@ def honeypot(size: int = 150, seed: int = 0) -> Source:
 
     Args:
         size: points a cluster.
-        seed: of the points; runs of other seeds split and buy other ones of the same points, unless it is null in a configuration: then it is theirs.
+        seed: of the points; runs of other seeds split and buy other ones of the same points. Null in a configuration stands
+            for the run's own seed.
     """
     generator = torch.Generator().manual_seed(seed)
     means = torch.tensor(MEANS).reshape(4, 1, 2)

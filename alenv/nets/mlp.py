@@ -16,7 +16,7 @@ def mlp(
     """Return ReLU layers, dropout and a linear head: `depth` layers of `width` units, or one for each width of a list."""
     widths = [width] * depth if isinstance(width, int) else list(width)
     if not widths:
-        raise ValueError("expected at least one hidden layer (depth >= 1, or a list of widths); for none use net=linear")
+        raise ValueError("expected depth >= 1 or a list of widths, got no hidden layer; for none use net=linear")
     body = Layers([math.prod(input_shape), *widths])
     return TaskModel(
         body, widths[-1], num_outputs, mean=mean, std=std, dropout=dropout,
