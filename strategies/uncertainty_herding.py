@@ -18,8 +18,8 @@ class UncertaintyHerding(Strategy):
 
     u(x) = 1 - (p_(1) - p_(2)) of the logits divided by a temperature, and 1 while nothing is labelled: with few labels the rule
     is MaxHerding, with many it is margin sampling. Sigma is the smallest distance between two labelled examples (of length 1)
-    that do not coincide. Ties fall by lot. O(U^2 D (1 + log(1 + B / L)) + L^2 D), memory O(U^2 / 512) beside the features. Of more
-    than `candidates` (and 2 B) candidates a random part is herded, as in the authors' code.
+    that do not coincide. Ties fall by lot. O(U^2 D (1 + log(1 + B / L)) + L^2 D), memory O(U^2 / 512) beside the features. Of
+    more than `candidates` (and 2 B) candidates a random part is herded, as in the authors' code.
 
     The paper finds the temperature on labels held out from a second training. A strategy trains nothing, so it is a parameter.
 
