@@ -17,7 +17,9 @@ from alenv.ballot import Ballot
 from alenv.clock import Clock
 from alenv.gathered import Inputs
 from alenv.heads import distinct
+from alenv.inference import Outputs, Scores
 from alenv.initial import by_lot
+from alenv.job import Job
 from alenv.metrics import purchase
 from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix, sample_shares
 from alenv.model import TaskModel
@@ -28,7 +30,7 @@ from alenv.round import Purchase, Round
 from alenv.strategy import JudgesPurity, Strategy
 from alenv.streams import Streams
 from alenv.task import Task
-from alenv.trainer import Job, Outputs, Scores, Trainer
+from alenv.trainer import Trainer
 
 Audit = Callable[[Int[Tensor, " U"], Float[Tensor, " U"]], float | None]
 ActionKind = Literal["pick", "mix", "sample_mix", "sample_draw"]

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alenv import geometry, ops
+from alenv.device import has_native_bfloat16
 from alenv.round import Round
-from alenv.trainer import has_native_bfloat16
 
 SIDE = 1024  # rows and columns of a kernel block: 4 MB of float32 stay in cache
 LEADERS = 64  # columns computed at once for rows likely to be added next: one wide product costs a tenth of many thin ones

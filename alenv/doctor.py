@@ -80,7 +80,7 @@ def _torch() -> list[Finding]:
     try:
         import torch
 
-        from alenv.trainer import has_native_bfloat16, pick_device
+        from alenv.device import has_native_bfloat16, pick_device
         from alenv.vision import torchvision_module
     except (ImportError, OSError) as error:  # OSError: a shared library of torch is missing
         return [Finding(False, "device", f"torch does not import: {error}", "install what is missing above, then run this again")]

@@ -13,6 +13,8 @@ from gymnasium import spaces
 
 from alenv.ballot import Ballot
 from alenv.campaign import ActionKind, Campaign, Plan, Query
+from alenv.inference import Scores
+from alenv.job import Job
 from alenv.mixing import Mixing
 from alenv.model import TaskModel
 from alenv.observation import CAMPAIGN_FEATURES, STRATEGY_FEATURES, observe
@@ -20,7 +22,6 @@ from alenv.oracle import SimulatedOracle, charge
 from alenv.problem import Problem, assemble
 from alenv.record import Record
 from alenv.render import curve_image, table_text
-from alenv.trainer import Job, Scores
 
 Info = dict[str, Any]
 Observation = dict[str, npt.NDArray[np.float32]]

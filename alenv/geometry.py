@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from alenv.device import has_native_bfloat16
 from alenv.ops import draw, mask_without
-from alenv.trainer import has_native_bfloat16
 
 PROPOSALS = 512  # rows proposed at once by greedy seeding
 SAMPLE = 2**14  # rows that judge the proposals of greedy seeding

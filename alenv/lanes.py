@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from alenv.job import Job
 from alenv.model import TaskModel
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 Errand = Callable[["LaneTrainer"], None]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
 from alenv.certainty import Beliefs, Certainty, believed
 from alenv.gathered import Gathered, Inputs, gathered
+from alenv.inference import Outputs
 from alenv.model import TaskModel, apply_heads
 from alenv.ops import softmax, top_two
 from alenv.pool import OUTSIDE, Pool
 from alenv.streams import Streams
-from alenv.trainer import Outputs
 
 BLOCK_ELEMENTS = 2**22  # numbers a block may hold at once: 16 MB of float32
 KEPT_ELEMENTS = 2**26  # outputs that are kept for all strategies, where they are cheap to repeat: 256 MB of float32

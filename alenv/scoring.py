@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alenv.campaign import Campaign
+from alenv.inference import Scores, wide_logits
 from alenv.metrics import classifications
 from alenv.model import TaskModel
 from alenv.problem import Problem
 from alenv.task import Examples, Source, Task
-from alenv.trainer import Scores, wide_logits
 
 COLUMNS = 128  # of one product: enough for full speed, few enough for its result to stay in cache
 KEPT_ELEMENTS = 2**25  # numbers of a data set whose features are kept: 128 MB of float32

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from alenv import library
 from alenv.campaign import Plan
+from alenv.job import Job
 from alenv.model import TaskModel
 from alenv.pool import OUTSIDE, Pool
 from alenv.problem import Problem
@@ -17,7 +18,7 @@ from alenv.selector import Selector
 from alenv.strategy import ScoreStrategy, Strategy
 from alenv.streams import Streams
 from alenv.task import Examples, Source, Split, number_ids
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 CLASSES, DIM, LABELED, DISCARDED = 3, 6, 24, 5
 

@@ -1,116 +1,34 @@
-"""Fits and evaluates task models; owns device and precision."""
+"""Fits task models."""
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Num
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
 from alenv.augment import augmented
-from alenv.convex import fit_softmax, one_hot
-from alenv.gathered import Gathered
-from alenv.heads import Head, HeadBatch
-from alenv.memory import counted, in_blocks
-from alenv.metrics import classification
+from alenv.convex import fit_softmax
+from alenv.device import has_native_bfloat16
+from alenv.heads import HeadBatch
+from alenv.inference import SMALL_NET, Inference
+from alenv.job import Job
+from alenv.memory import counted
 from alenv.model import Laplace, TaskModel
 from alenv.modes import Compiled, deterministic
 from alenv.stacked import Lane, Law, rows_of, shape_of, stackable, train_stacked
-from alenv.streams import Streams, preserved
-from alenv.task import Augmentation, Examples
+from alenv.streams import preserved
+from alenv.task import Augmentation
 
-SMALL_NET = 500_000  # parameters
-READ_AT_ONCE = 2**16  # inputs whose lengths are read together
 ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
 CACHE_ELEMENTS = 2**20  # numbers of the features, or weights, of heads that are fitted together: 4 MB of float32
-PIECE_ELEMENTS = 2**18  # numbers of features, or of logits, that are multiplied at once: 1 MB, which stays in the cache
 STACK_ELEMENTS = 2**28  # weights of MLPs that a GPU trains at once
 
 
-class Virtual(NamedTuple):
-    """Training examples nobody bought: inputs as stored, and soft targets (v, C)."""
-
-    inputs: Num[Tensor, "v ..."]
-    targets: Float[Tensor, "v C"]
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One training: everything that decides its result.
-
-    Attributes:
-        net: makes the untrained model; called inside a seeded scope, so it starts from the same weights every round.
-        inputs: (n, ...) labelled inputs, as stored.
-        targets: (n,) their classes.
-        streams: randomness of the campaign.
-        round: selects the streams of this training.
-        heads: extra heads.
-        virtual: virtual examples, or None.
-        weights: (n,) sample weights, or None for all one.
-        augmentation: what the trainer may do to the inputs.
-    """
-
-    net: Callable[[], TaskModel]
-    inputs: Num[Tensor, "n ..."]
-    targets: Int[Tensor, " n"]
-    streams: Streams
-    round: int = 0
-    heads: tuple[Head, ...] = ()
-    virtual: Virtual | None = None
-    weights: Float[Tensor, " n"] | None = None
-    augmentation: Augmentation | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.targets) == 0 and self.virtual is None:
-            raise ValueError("expected at least one labelled example to train on, got none; buy a larger initial set")
-
-    @property
-    def size(self) -> int:
-        """How many examples are trained on, virtual ones included."""
-        return len(self.targets) + (0 if self.virtual is None else len(self.virtual.targets))
-
-    def examples(self, num_classes: int) -> tuple[Tensor, Float[Tensor, "m C"], Float[Tensor, " m"]]:
-        """Return inputs, target probabilities and weights, virtual examples included."""
-        inputs, targets = self.inputs, one_hot(self.targets, num_classes)
-        weights = torch.ones(len(targets), device=targets.device) if self.weights is None else self.weights
-        if self.virtual is not None:
-            inputs = torch.cat([inputs, self.virtual.inputs])
-            targets = torch.cat([targets, self.virtual.targets])
-            weights = torch.cat([weights, weights.new_ones(len(self.virtual.targets))])
-        return inputs, targets, weights
-
-
-class Outputs(NamedTuple):
-    """What one pass over inputs gives; float32."""
-
-    embeddings: Float[Tensor, "n D"]
-    logits: Float[Tensor, "n C"]
-    aux: dict[str, Tensor]
-
-
-class Scores(NamedTuple):
-    """What a model says of a whole task: `Trainer.outputs` and `evaluate`, computed for many campaigns at once.
-
-    Attributes:
-        logits: (N, C) of the pool.
-        validation: metrics on the validation split.
-        test: metrics on the test split.
-        known: what follows for the candidates, by its name in the round.
-    """
-
-    logits: Float[Tensor, "N C"]
-    validation: dict[str, float]
-    test: dict[str, float]
-    known: Mapping[str, Any] = MappingProxyType({})
-
-
-class Trainer:
+class Trainer(Inference):
     """The one trainer of all campaigns.
 
     A net whose solver is "lbfgs" is a linear head on fixed features and is fitted to its optimum, with a Laplace posterior as its
@@ -141,13 +59,11 @@ class Trainer:
         precision: Literal["auto", "float32", "bfloat16"] = "auto", inference_batch: int = 2048,
         deterministic: bool = False, compile: str | None = None,
     ) -> None:  # fmt: skip
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"expected trainer.precision=auto, float32 or bfloat16, got '{precision}'")
-        self.device = pick_device(device)
+        super().__init__(device, precision, inference_batch)
         self.epochs, self.min_steps, self.batch_size = epochs, min_steps, batch_size
         self.lr, self.weight_decay, self.prior_precision = lr, weight_decay, prior_precision
-        self.augment, self.precision, self.inference_batch = augment, precision, inference_batch
-        self.deterministic, self._compiled = deterministic, None if compile is None else Compiled(compile)
+        self.augment, self.deterministic = augment, deterministic
+        self._compiled = None if compile is None else Compiled(compile)
 
     def fit(self, job: Job) -> TaskModel:
         """Train a fresh model on `job` and return it in eval mode, without gradients."""
@@ -182,23 +98,6 @@ class Trainer:
                     models[place] = model
         return [model.eval().requires_grad_(False) for model in models]
 
-    @contextlib.contextmanager
-    def threads(self, model: TaskModel) -> Iterator[None]:
-        """Compute with one CPU thread while a small dense net is trained or searched.
-
-        Its steps take microseconds: two threads win nothing, and lose a hundredfold where another process holds one of the cores.
-        """
-        before = torch.get_num_threads()
-        small = sum(p.numel() for p in model.parameters()) <= SMALL_NET and not any(
-            isinstance(m, nn.Conv2d) for m in model.modules()
-        )
-        if self.device.type == "cpu" and small:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
     def restore(self, job: Job, state: dict[str, Tensor]) -> TaskModel:
         """Rebuild the model that `fit(job)` returned from its state dict, noise included."""
         with preserved(self.device):
@@ -209,63 +108,6 @@ class Trainer:
             h = self.features(model, inputs)
             model.laplace = Laplace(h, model.head(h).detach(), weights, self.prior_precision)
         return model.eval().requires_grad_(False)
-
-    def place(self, model: TaskModel, inputs: Tensor) -> TaskModel:
-        """Return `model` on the device, in the memory format that suits `inputs`."""
-        model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.half(inputs) else model
-
-    @torch.no_grad()
-    def outputs(self, model: TaskModel, inputs: Num[Tensor, "n ..."] | Gathered) -> Outputs:
-        """Run `model` over `inputs` once, without augmentation or noise; of large inputs a block at a time is read."""
-        return self._mapped(lambda block: self._outputs(model, block), model, inputs)
-
-    def evaluate(
-        self, model: TaskModel, examples: Examples, groups: Mapping[str, Sequence[int]] | None = None
-    ) -> dict[str, float]:
-        """Return `alenv.metrics.classification` of `model` on `examples`; empty if there are none."""
-        known = examples.known
-        return classification(self.outputs(model, known.inputs).logits, known.targets, groups) if len(known) else {}
-
-    @torch.no_grad()
-    def features(self, model: TaskModel, inputs: Num[Tensor, "n ..."] | Gathered) -> Float[Tensor, "n D"]:
-        """Return what the head of `model` sees of `inputs`."""
-
-        def features(block: Tensor) -> Outputs:
-            with self.autocast(block):
-                h = model.features(block).float()
-            return Outputs(h, h[:, :0], {})
-
-        return self._mapped(features, model, inputs).embeddings
-
-    def _mapped(self, compute: Callable[[Tensor], Outputs], model: TaskModel, inputs: Num[Tensor, "n ..."] | Gathered) -> Outputs:
-        """Return the outputs of all inputs in their order, computed in blocks, of like length where lengths vary."""
-        lengths = _lengths(model, inputs)
-        order = None if lengths is None else lengths.sort(descending=True, stable=True).indices
-        whole: dict[str, Tensor] = {}
-        for rows, found in self._blocks(compute, inputs, order):
-            if order is None and len(found.embeddings) == len(inputs) and found.logits.is_contiguous():
-                return found
-            for name, part in {"embeddings": found.embeddings, "logits": found.logits, **found.aux}.items():
-                if name not in whole:
-                    whole[name] = part.new_empty(len(inputs), *part.shape[1:])
-                whole[name][rows if order is None else order[rows]] = part
-        return Outputs(whole.pop("embeddings"), whole.pop("logits"), whole) if whole else compute(inputs[:0])
-
-    def _blocks(
-        self, compute: Callable[[Tensor], Outputs], inputs: Num[Tensor, "n ..."] | Gathered, order: Int[Tensor, " n"] | None
-    ) -> Iterator[tuple[slice, Outputs]]:
-        def block(rows: slice) -> Outputs:
-            return compute(inputs[rows] if order is None else inputs[order[rows]])
-
-        return in_blocks(block, len(inputs), self.inference_batch, "inference", bar=False)
-
-    def _outputs(self, model: TaskModel, inputs: Tensor) -> Outputs:
-        with self.autocast(inputs):
-            stages, h = model.stages(inputs) if len(model.aux) else ([], model.features(inputs))
-        aux = model.aux_outputs([stage.float() for stage in stages])
-        h = h.float()
-        return Outputs(h, wide_logits(h, [model])[0] if model.solver == "lbfgs" else model.head(h), aux)
 
     def _fresh(self, job: Job) -> TaskModel:
         """Return the untrained model of a job; leaves the global generators seeded."""
@@ -427,54 +269,6 @@ class Trainer:
             job.streams.on(self.device).seed_globals(f"init/heads/{head.name}")
             model.aux[head.name] = head.build(shapes, model.num_outputs, job.size).to(self.device)
 
-    def half(self, inputs: Tensor | Gathered) -> bool:
-        """Whether nets run in bfloat16 on such inputs."""
-        tokens = inputs.dim() == 2 and inputs.dtype in (torch.int32, torch.int64)
-        if self.precision == "auto":
-            return (inputs.dim() == 4 or tokens) and has_native_bfloat16(self.device)
-        return self.precision == "bfloat16" and (inputs.dim() == 4 or tokens)
-
-    @contextlib.contextmanager
-    def autocast(self, inputs: Tensor | Gathered) -> Iterator[None]:
-        """Run nets on `inputs` in the precision this trainer uses."""
-        if not self.half(inputs):
-            yield
-            return
-        with torch.autocast(self.device.type, torch.bfloat16):
-            yield
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """Return the torch device that `device` names; "auto" is CUDA where there is one.
-
-    Raises:
-        ValueError: it is not a device of this machine.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"expected device=auto, cpu, cuda or cuda:N, got '{device}'") from error
-    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(
-            f"device={device}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or device=auto"
-        )
-    try:
-        torch.empty(1, device=chosen).sum().item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more devices than it was built for
-        raise ValueError(f"device={device} does not work on this machine; use device=cpu or device=auto") from error
-    return chosen
-
-
-def _lengths(model: TaskModel, inputs: Tensor | Gathered) -> Int[Tensor, " n"] | None:
-    """Return `model.lengths` of all inputs, read in blocks."""
-    if isinstance(inputs, Tensor):
-        return model.lengths(inputs)
-    if model.lengths(inputs[:1]) is None:
-        return None
-    return torch.cat([part for block in inputs.split(READ_AT_ONCE) if (part := model.lengths(block)) is not None])
-
 
 def _batches(
     shuffled: Int[Tensor, " n"], count: int, lengths: Int[Tensor, " n"] | None, generator: torch.Generator
@@ -486,33 +280,6 @@ def _batches(
     alike = torch.cat([window[lengths[window].sort(stable=True).indices] for window in windows])
     batches = alike.tensor_split(count)
     return [batches[i] for i in torch.randperm(count, generator=generator, device=generator.device).tolist()]
-
-
-@torch.no_grad()
-def wide_logits(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> list[Float[Tensor, "n C"]]:
-    """Return the logits of linear heads on the same features, from products of many columns; class by class in memory.
-
-    Rows and columns are padded to multiples of 16, for fewer of which libraries have other kernels: so the bits do not depend
-    on how many models there are, nor on which other rows.
-    """
-    sizes = [model.num_outputs for model in models]
-    weight = F.pad(torch.cat([model.linear.weight for model in models]), (0, 0, 0, -sum(sizes) % 16))
-    bias = F.pad(torch.cat([model.linear.bias for model in models]), (0, -sum(sizes) % 16)).unsqueeze(1)
-    found = [h.new_empty(size, len(h)) for size in sizes]
-    step = max(16, min(PIECE_ELEMENTS // len(weight), 8 * PIECE_ELEMENTS // h.shape[1])) if h.is_cpu else max(1, len(h))
-    for start in range(0, len(h), step):
-        some = h[start : start + step]
-        wide = _product(weight, some if len(some) >= 16 else F.pad(some, (0, 0, 0, 16 - len(some)))).add_(bias)
-        for into, part in zip(found, wide[: sum(sizes), : len(some)].split(sizes), strict=True):
-            into[:, start : start + step] = part
-    return [logits.T for logits in found]
-
-
-def _product(a: Float[Tensor, "m D"], b: Float[Tensor, "n D"]) -> Float[Tensor, "m n"]:
-    """Return a b^T; on CPU by oneDNN where torch has it, which needs half the time of MKL on an AMD EPYC."""
-    if a.is_cpu and torch.backends.mkldnn.is_available():
-        return F.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
-    return a @ b.T
 
 
 def bucket(count: int) -> int:
@@ -527,14 +294,6 @@ def _stacked(sets: Sequence[Tensor], size: int) -> Tensor:
     for place, rows in zip(whole, sets, strict=True):
         place[: len(rows)] = rows
     return whole
-
-
-def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices in hardware (emulated support is slower than float32)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(bool(getattr(torch.cpu, flag, bool)()) for flag in flags)
 
 
 def _warm_cosine(steps: int) -> Callable[[int], float]:

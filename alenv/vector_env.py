@@ -16,11 +16,13 @@ from torch import Tensor
 
 from alenv.certainty import believed_by_many
 from alenv.env import ActiveLearningEnv, Info, Observation
+from alenv.inference import Scores
+from alenv.job import Job
 from alenv.model import TaskModel
 from alenv.ops import NARROW
 from alenv.problem import Problem
 from alenv.scoring import Scorer
-from alenv.trainer import Job, Scores, Trainer
+from alenv.trainer import Trainer
 
 Seeds = int | Sequence[int | None] | None
 Step = tuple[Observation, float, bool, bool, Info]

@@ -14,10 +14,11 @@ from collections.abc import Callable
 import torch
 
 from alenv import library
+from alenv.job import Job
 from alenv.pool import Pool
 from alenv.round import Round
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 SCORING = ("least_confidence", "margin", "entropy", "bald", "variation_ratio", "mean_std", "uniform")
 

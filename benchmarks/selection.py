@@ -33,11 +33,11 @@ import torch
 from torch.nn.functional import normalize
 
 from alenv import coverage, geometry, library, ops
+from alenv.device import has_native_bfloat16
 from alenv.gradients import pseudo_gradients
 from alenv.round import Round
 from alenv.strategy import Strategy
 from alenv.streams import Streams
-from alenv.trainer import has_native_bfloat16
 from alenv.version import VERSION
 
 DIM = 512

@@ -25,12 +25,14 @@ from torch import Tensor, nn
 
 from alenv import embedding
 from alenv.augment import augmented
+from alenv.device import has_native_bfloat16
+from alenv.job import Job
 from alenv.model import TaskModel
 from alenv.nets.resnet import resnet as resnet18
 from alenv.nets.small_cnn import small_cnn
 from alenv.streams import Streams
 from alenv.task import Augmentation
-from alenv.trainer import Job, Trainer, has_native_bfloat16
+from alenv.trainer import Trainer
 
 EPOCHS, BATCH = 8, 128  # of ResNet-18
 SHIFTS = Augmentation(pad=4, flip=True)

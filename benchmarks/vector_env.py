@@ -26,6 +26,7 @@ from torch import Tensor
 
 from alenv.campaign import Plan
 from alenv.env import ActiveLearningEnv
+from alenv.job import Job
 from alenv.model import TaskModel
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
@@ -33,7 +34,7 @@ from alenv.problem import Problem, assemble
 from alenv.runner import versions
 from alenv.streams import Streams
 from alenv.task import Examples, Source, number_ids
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 from alenv.vector_env import ActiveLearningVectorEnv
 
 CLASSES = 10

@@ -10,10 +10,10 @@ from torch import Tensor
 from alenv import geometry
 from alenv.ballot import Ballot
 from alenv.bandits import highest
+from alenv.job import Job
 from alenv.round import Round
 from alenv.selector import Context, Observation, Selector, Transition
 from alenv.strategy import best_first
-from alenv.trainer import Job
 
 REGIMES = ("random", "low", "high")
 

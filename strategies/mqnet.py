@@ -9,9 +9,9 @@ from torch import Tensor
 
 from alenv.geometry import CHUNK_ELEMENTS
 from alenv.heads import Head, HeadBatch, StageHead, ranking_loss
+from alenv.inference import Outputs
 from alenv.round import Purchase, Round
 from alenv.strategy import ScoreStrategy
-from alenv.trainer import Outputs
 
 HEAD = "mqnet_loss"
 HIDDEN = 64

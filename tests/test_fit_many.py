@@ -4,11 +4,13 @@ import pytest
 import torch
 
 import alenv.trainer
+from alenv.inference import wide_logits
+from alenv.job import Job, Virtual
 from alenv.model import TaskModel
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer, Virtual, bucket, wide_logits
+from alenv.trainer import Trainer, bucket
 
 CLASSES, DIM = 4, 23
 NETS = {

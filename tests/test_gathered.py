@@ -11,6 +11,7 @@ import torch
 from alenv.checks import check_strategy
 from alenv.datasets.arrays import arrays
 from alenv.gathered import Gathered, gathered, placed
+from alenv.inference import Outputs
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
 from alenv.observation import observe
@@ -25,7 +26,7 @@ from alenv.strategies.margin import Margin
 from alenv.strategies.mase import MASE
 from alenv.streams import Streams
 from alenv.task import Task
-from alenv.trainer import Outputs, Trainer
+from alenv.trainer import Trainer
 
 STRATEGIES = [Entropy(), Margin(), MASE(), BASE(), Coreset()]
 

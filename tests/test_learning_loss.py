@@ -7,11 +7,12 @@ from scipy import stats
 
 from alenv import library
 from alenv.heads import Head, ranking_loss
+from alenv.job import Job
 from alenv.round import Round
 from alenv.runner import Runner
 from alenv.strategies.learning_loss import LearningLoss
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 NETS = ("linear", "mlp", "small_cnn")
 

@@ -5,13 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from alenv.campaign import Plan
+from alenv.job import Job
 from alenv.model import TaskModel
 from alenv.modes import deterministic
 from alenv.nets.mlp import mlp
 from alenv.nets.small_cnn import small_cnn
 from alenv.problem import assemble
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 COMPILED: list[str] = []  # a graph each
 

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from alenv import library, trainer
 from alenv.campaign import Plan
+from alenv.job import Job
 from alenv.model import TaskModel
 from alenv.nets.torchvision import torchvision
 from alenv.problem import assemble
 from alenv.streams import Streams
 from alenv.task import Examples, Source, Tokens, number_ids
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 SIZES = {
     "bert": {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32},

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import alenv.round
+from alenv.inference import Outputs
 from alenv.model import TaskModel
 from alenv.pool import OUTSIDE, Pool
 from alenv.round import Features, MissingOutputError, Purchase, Round
@@ -20,7 +21,7 @@ from alenv.strategies.mean_std import MeanSTD
 from alenv.strategies.uniform import Uniform
 from alenv.strategies.variation_ratio import VariationRatio
 from alenv.streams import Streams
-from alenv.trainer import Outputs, Trainer
+from alenv.trainer import Trainer
 
 SIZE, WIDTH, CLASSES, DRAWS = 30, 6, 4, 5
 BLOCK_SIZES = [1, 4, 7, 23, 1000]

@@ -12,12 +12,13 @@ import alenv.stacked
 import alenv.trainer
 from alenv.augment import augmented
 from alenv.heads import Head
+from alenv.job import Job, Virtual
 from alenv.model import TaskModel
 from alenv.nets.mlp import mlp
 from alenv.stacked import rows_of, stackable
 from alenv.streams import Streams
 from alenv.task import Augmentation
-from alenv.trainer import Job, Trainer, Virtual
+from alenv.trainer import Trainer
 
 CLASSES, DIM = 5, 21
 

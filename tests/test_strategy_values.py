@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
+from alenv.inference import Outputs
 from alenv.model import TaskModel
 from alenv.pool import Pool
 from alenv.round import Round
@@ -23,7 +24,7 @@ from alenv.strategies.uniform import Uniform
 from alenv.strategies.variation_ratio import VariationRatio
 from alenv.strategy import ScoreStrategy, Strategy
 from alenv.streams import Streams
-from alenv.trainer import Outputs, Trainer
+from alenv.trainer import Trainer
 
 P4 = torch.tensor([[0.90, 0.05, 0.05], [0.40, 0.35, 0.25], [0.50, 0.49, 0.01], [0.36, 0.33, 0.31]])
 MC3 = torch.tensor([[[0.5, 0.5], [1, 0], [0.9, 0.1]]] * 2 + [[[0.5, 0.5], [0, 1], [0.9, 0.1]]] * 2)  # (T=4, U=3, C=2)

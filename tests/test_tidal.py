@@ -6,10 +6,11 @@ import torch.nn.functional as F
 
 from alenv import library
 from alenv.heads import Head, HeadBatch
+from alenv.job import Job
 from alenv.round import Round
 from alenv.strategies.tidal import DynamicsHead, TiDAL
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 NETS = ("linear", "mlp", "small_cnn")
 

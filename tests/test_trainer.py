@@ -10,7 +10,10 @@ from torch import nn
 
 import alenv.stacked
 import alenv.trainer
+from alenv import inference
+from alenv.device import has_native_bfloat16, pick_device
 from alenv.heads import Head
+from alenv.job import Job, Virtual
 from alenv.metrics import classification
 from alenv.model import TaskModel
 from alenv.nets.linear import linear
@@ -18,7 +21,7 @@ from alenv.nets.mlp import mlp
 from alenv.nets.small_cnn import small_cnn
 from alenv.streams import Streams
 from alenv.task import Augmentation, Examples, number_ids
-from alenv.trainer import Job, Trainer, Virtual, has_native_bfloat16, pick_device
+from alenv.trainer import Trainer
 
 CLASSES, SHAPE = 3, (1, 6, 6)
 
@@ -485,7 +488,7 @@ def on_the_bfloat16_grid(values):
     [("auto", True, True), ("auto", False, False), ("float32", True, False), ("bfloat16", False, True)],
 )
 def test_images_run_in_bfloat16_where_it_is_native_or_asked_for(precision, native, half, monkeypatch):
-    monkeypatch.setattr(alenv.trainer, "has_native_bfloat16", lambda device: native)
+    monkeypatch.setattr(inference, "has_native_bfloat16", lambda device: native)
     trainer = small_trainer(precision=precision)
     model = trainer.fit(job("small_cnn"))
     outputs = trainer.outputs(model, images(9))
@@ -496,7 +499,7 @@ def test_images_run_in_bfloat16_where_it_is_native_or_asked_for(precision, nativ
 
 
 def test_vectors_run_in_float32(monkeypatch):
-    monkeypatch.setattr(alenv.trainer, "has_native_bfloat16", lambda device: True)
+    monkeypatch.setattr(inference, "has_native_bfloat16", lambda device: True)
     vectors, targets = blobs(20)
     model = small_trainer().fit(Job(net("mlp", (4,)), vectors, targets, Streams(0)))
     outputs = small_trainer().outputs(model, vectors)

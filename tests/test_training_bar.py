@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from alenv import memory
+from alenv.job import Job
 from alenv.memory import counted
 from alenv.nets.small_cnn import small_cnn
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 
 class Terminal(io.StringIO):

@@ -4,12 +4,13 @@ import torch
 from torch import nn
 
 from alenv import toy
+from alenv.job import Job
 from alenv.model import TaskModel
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
 from alenv.selectors.fixed import Fixed
 from alenv.streams import Streams
-from alenv.trainer import Job, Trainer
+from alenv.trainer import Trainer
 
 DIM, CLASSES = 7, 3
 
