@@ -14,9 +14,10 @@ from torch import Tensor
 from alenv import toy
 from alenv.checkpoint import load_state, save_state
 from alenv.env import ActiveLearningEnv
+from alenv.features import Features
 from alenv.model import TaskModel
 from alenv.pool import Pool
-from alenv.round import Features, Round
+from alenv.round import Round
 from alenv.selector import Context, Selector, Transition
 from alenv.strategy import NEEDS, ScoreStrategy, Strategy, check_needs, check_positions
 from alenv.streams import Streams

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
 from alenv.certainty import Beliefs, Certainty, believed
+from alenv.features import Features, MissingOutputError, missing
 from alenv.gathered import Gathered, Inputs, gathered
 from alenv.inference import Outputs
 from alenv.model import TaskModel, apply_heads
@@ -25,75 +26,11 @@ MUST_BE_NUMBERS = ("probs", "logits", "embeddings", "mc_probs")  # what tells th
 T = TypeVar("T")
 
 
-class MissingOutputError(ValueError):
-    """A strategy asked a round for something that was not given and cannot be derived."""
-
-
-Part = Tensor | Callable[[], Tensor] | None
-
-
-class Features:
-    """Features of a provider (an encoder, say), by who they belong to; each part is computed when it is first asked for.
-
-    Args:
-        name: of the provider.
-        candidates: (U, F), or (U, V, F) for V views of each; or what returns them.
-        labeled: the same for the labelled examples; None if unknown.
-        discarded: the same for what was bought and could not be used; None if unknown.
-        last: the same for the previous purchase; None if there is none.
-    """
-
-    def __init__(self, name: str, candidates: Part, labeled: Part = None, discarded: Part = None, last: Part = None) -> None:
-        self.name = name
-        parts: dict[str, Part] = {"candidates": candidates, "labelled": labeled, "discarded": discarded, "last": last}
-        self._parts = parts
-
-    @property
-    def candidates(self) -> Float[Tensor, "U F"]:
-        """Features of the candidates; those of several views one after the other."""
-        return self._part("candidates").flatten(1)
-
-    @property
-    def labeled(self) -> Float[Tensor, "L F"]:
-        """Features of the labelled examples; raises `MissingOutputError` where they were not given."""
-        return self._part("labelled").flatten(1)
-
-    @property
-    def discarded(self) -> Float[Tensor, "X F"]:
-        """Features of what was bought and could not be used; raises `MissingOutputError` where they were not given."""
-        return self._part("discarded").flatten(1)
-
-    @property
-    def last(self) -> Float[Tensor, "B F"]:
-        """Features of the previous purchase, in its order."""
-        return self._part("last").flatten(1)
-
-    @property
-    def views(self) -> int:
-        """V, how many views of each example there are."""
-        whole = self._part("candidates")
-        return whole.shape[1] if whole.dim() == 3 else 1
-
-    def rows(self, rows: slice | Tensor) -> "Features":
-        """Return the same with some of the candidates."""
-        others = [functools.partial(self._part, name) for name in ("labelled", "discarded", "last")]
-        return Features(self.name, lambda: self._part("candidates")[rows], *others)
-
-    def _part(self, name: str) -> Tensor:
-        part = self._parts[name]
-        if part is None:
-            what = f"features '{self.name}' of the {name} examples"
-            raise MissingOutputError(_missing(what, f"features={{'{self.name}': (candidates, labelled, discarded)}}"))
-        if not isinstance(part, Tensor):
-            part = self._parts[name] = part()
-        return part
-
-
 class _Outputs(dict[str, Tensor]):
     """Outputs of extra heads by name; an absent one says so."""
 
     def __missing__(self, name: str) -> Tensor:
-        raise MissingOutputError(_missing(f"aux '{name}'", f"aux={{'{name}': ...}}"))
+        raise MissingOutputError(missing(f"aux '{name}'", f"aux={{'{name}': ...}}"))
 
 
 class Purchase(NamedTuple):
@@ -378,7 +315,7 @@ class Round:
     def features(self, name: str) -> Features:
         """Return the features of provider `name`."""
         if name not in self._features:
-            raise MissingOutputError(_missing(f"features '{name}'", f"features={{'{name}': ...}}"))
+            raise MissingOutputError(missing(f"features '{name}'", f"features={{'{name}': ...}}"))
         return self._features[name]
 
     def generator(self, name: str) -> torch.Generator:
@@ -463,7 +400,7 @@ class Round:
         else:
             ways = [way for way in _RULES.get(name, ()) if all(self.has(source) for source in way[0])]
             if not ways:
-                raise MissingOutputError(_missing(name, f"{name}=..."))
+                raise MissingOutputError(missing(name, f"{name}=..."))
             sources, rule = ways[0]
             value = rule(*(self._get(source) for source in sources))
         if name in MUST_BE_NUMBERS:
@@ -524,13 +461,6 @@ _RULES: dict[str, Sequence[tuple[tuple[str, ...], Callable[..., Any]]]] = {
     ],
     "mc_probs": [(("embeddings", "heads"), _draw_probs)],
 }
-
-
-def _missing(what: str, remedy: str) -> str:
-    return (
-        f"this round has no {what}: it was not given and cannot be derived; "
-        f"pass {remedy} to Round.from_arrays, or use a task that offers it"
-    )
 
 
 def _require_numbers(name: str, values: Tensor) -> None:

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from alenv.features import Features
 from alenv.geometry import CHUNK_ELEMENTS
-from alenv.round import Features, Round
+from alenv.round import Round
 from alenv.strategy import Strategy, best_first
 
 

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BATTERIES = ("datasets", "nets", "settings", "encoders")
 PLUGINS = ("strategies", "selectors")
 ALLOWED = {
-    "strategies": {"round", "strategy", "model", "inference", "streams", "ops", "geometry", "gradients", "coverage", "heads"},
+    "strategies": {
+        "round", "features", "strategy", "model", "inference", "streams", "ops", "geometry", "gradients", "coverage", "heads",
+    },
     "selectors": {
         "selector", "strategy", "ballot", "bandits", "mixing", "rewards", "round", "job", "streams", "ops", "geometry",
         "heads", "model", "campaign", "agents",

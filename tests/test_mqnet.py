@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from alenv.campaign import Plan
 from alenv.checks import check_strategy
+from alenv.features import MissingOutputError
 from alenv.heads import ranking_loss
 from alenv.inference import Outputs
 from alenv.model import TaskModel
 from alenv.pool import OUTSIDE, Pool
 from alenv.problem import assemble
-from alenv.round import MissingOutputError, Purchase, Round
+from alenv.round import Purchase, Round
 from alenv.strategies.mqnet import MQNet, _meta, _Net, purity
 from alenv.streams import Streams
 from alenv.trainer import Trainer

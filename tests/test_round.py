@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import alenv.round
+from alenv.features import Features, MissingOutputError
 from alenv.inference import Outputs
 from alenv.model import TaskModel
 from alenv.pool import OUTSIDE, Pool
-from alenv.round import Features, MissingOutputError, Purchase, Round
+from alenv.round import Purchase, Round
 from alenv.strategies.bald import BALD
 from alenv.strategies.entropy import Entropy
 from alenv.strategies.kmeans import KMeans

@@ -7,9 +7,10 @@ import torch
 
 from alenv import library, toy
 from alenv import round as round_module
+from alenv.features import MissingOutputError
 from alenv.heads import Head
 from alenv.pool import ABSTAINED, OUTSIDE
-from alenv.round import MissingOutputError, Round
+from alenv.round import Round
 from alenv.strategies.abstention_gate import AbstentionGate
 from alenv.strategies.class_balance import ClassBalance, quotas
 from alenv.strategies.margin import Margin
