@@ -349,13 +349,15 @@ class Verdict:
             return f"no task in common with {self.baseline}"
         found, area = self.saving(policy, self.baseline), self.difference(policy, self.baseline)
         span = f"95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %"
+        if found.sign == 0:
+            how = {0: "not distinguishable from", 1: "larger area than", -1: "smaller area than"}[area.sign]
+            return f"{how} {self.baseline} (labels saved: {100 * found.value:.0f} %, {span})"
+        how = {0: "not distinguishable from", 1: "larger than", -1: "smaller than"}[area.sign]
+        but = "" if area.sign == found.sign else f", but its area is {how} that of {self.baseline}"
         if found.sign > 0:
-            return f"saves {100 * found.value:.0f} % of the labels against {self.baseline}, {span}"
-        if found.sign < 0:
-            span = f"95 % interval {-100 * found.high:.0f} to {-100 * found.low:.0f} %"
-            return f"needs {-100 * found.value:.0f} % more labels than {self.baseline}, {span}"
-        how = {0: "not distinguishable from", 1: "larger area than", -1: "smaller area than"}[area.sign]
-        return f"{how} {self.baseline} (labels saved: {100 * found.value:.0f} %, {span})"
+            return f"saves {100 * found.value:.0f} % of the labels against {self.baseline}, {span}{but}"
+        span = f"95 % interval {-100 * found.high:.0f} to {-100 * found.low:.0f} %"
+        return f"needs {-100 * found.value:.0f} % more labels than {self.baseline}, {span}{but}"
 
     def _areas(self, task: str, *policies: str) -> tuple[Numbers, ...]:
         """Return the areas of policies on a task, on the seeds that all of them have."""

@@ -244,6 +244,17 @@ def test_sentences_say_what_the_intervals_say(noisy: Verdict) -> None:
     )
 
 
+def test_labels_saved_by_who_begins_worse_are_told_with_the_area() -> None:
+    generator = np.random.default_rng(0)
+    curves = {}
+    for seed in range(12):
+        curves["a", "uniform", seed] = np.array([0.5, 0.6, 0.65, 0.68])
+        curves["a", "late", seed] = np.array([0.5, 0.535 + generator.normal(0, 0.02), 0.70, 0.71])
+    verdict = Verdict(rounds(curves))
+    assert verdict.saving("late", "uniform").low > 0
+    assert verdict.sentence("late").endswith(" %, but its area is not distinguishable from that of uniform")
+
+
 def test_a_needed_share_is_of_the_baselines_labels() -> None:
     curves = {}
     for seed in range(3):
