@@ -53,7 +53,8 @@ def test_near_the_boundary_a_candidate_flips_and_far_from_it_not():
     now = on_a_line([0.1, 5.0])
     # .1 is .1 from the boundary and 1.1 from the farther anchor; 5 is 5 and 6 away
     torch.testing.assert_close(caps_of(now, ALFAMix()), torch.tensor([0.1 / 1.1, 5 / 6]))
-    assert ALFAMix(grow=False).select(now, 1).tolist() == [0]
+    assert (caps_of(now, ALFAMix()) < 0.2).tolist() == [True, False]
+    assert {int(ALFAMix(cap=0.2, grow=False).select(on_a_line([0.1, 5.0], seed=s), 1)) for s in range(10)} == {0}
 
 
 @pytest.mark.parametrize("cap", [0.05, 0.2, 0.6])

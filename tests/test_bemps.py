@@ -83,7 +83,8 @@ def test_of_two_twins_and_another_one_twin_and_the_other_are_bought(strategy: Co
     one, other = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]]), torch.tensor([[0.5, 0.5], [0.2, 0.8], [0.8, 0.2]])
     flat = torch.full((3, 2), 0.5)
     mc = torch.stack([one, flat, other, one, flat, flat], 1)
-    assert {p % 3 for p in strategy.select(Round.from_arrays(mc_probs=mc, seed=seed), 2).tolist()} == {0, 2}
+    picks = set(strategy.select(Round.from_arrays(mc_probs=mc, seed=seed), 2).tolist())
+    assert picks in ({0, 2}, {2, 3})
 
 
 # Slow twins

@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 from alenv import ops
 from alenv.round import Round
 from alenv.strategies import coreset_cb
+from alenv.strategies.coreset import Coreset
 from alenv.strategies.coreset_cb import CoresetCB
 from alenv.strategies.entropy import Entropy
 from alenv.strategies.entropy_cb import EntropyCB
@@ -120,6 +121,14 @@ def test_a_large_weight_buys_the_share_each_class_lacks():
     ).abs().sum() == 1  # ten bought, eleven lacked
 
 
+def test_expected_counts_of_a_large_weight_round_to_what_is_lacking_where_the_batch_can_hold_it():
+    probs = simplex(60, 4, sharpness=4.0)
+    now = Round.from_arrays(probs=probs, labels=torch.tensor([0] * 5 + [1] * 2 + [2] * 2 + [3]))
+    assert ops.class_shortfall(now.labels, 4, 10).tolist() == [0, 3, 3, 4]  # of ten
+    assert probs[EntropyCB(100.0).select(now, 10)].sum(0).round().tolist() == [0, 3, 3, 4]
+    assert probs[EntropyCB(0.0).select(now, 10)].sum(0).round().tolist() != [0, 3, 3, 4]
+
+
 def test_a_class_nobody_has_labelled_and_no_labels_at_all_are_handled():
     probs = torch.cat([torch.tensor([[0.6, 0.3, 0.1]]).expand(10, 3), torch.tensor([[0.1, 0.1, 0.8]]).expand(3, 3)])
     now = Round.from_arrays(probs=probs, labels=torch.tensor([0, 0, 1, 1]))
@@ -174,6 +183,17 @@ def test_coreset_cb_picks_what_the_plain_greedy_rule_picks(weight, labels, monke
     picks = CoresetCB(weight).select(now, 40).tolist()
     start = [] if labels else picks[:1]  # nothing tells the first one apart
     assert picks == plain_greedy(x, p, labeled, ops.class_shortfall(y, 3, 40).double(), weight, 40, start)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_weight_coreset_cb_is_coreset(seed):
+    draw = Streams(seed)("points")
+    x, labeled = torch.randn(80, 4, generator=draw), torch.randn(6, 4, generator=draw)
+    now = Round.from_arrays(
+        probs=simplex(80, 3), embeddings=x, labeled_embeddings=labeled, labels=torch.tensor([0, 0, 0, 0, 1, 1]), seed=seed
+    )
+    assert torch.equal(CoresetCB(0.0).select(now, 20), Coreset().select(now, 20))
+    assert not torch.equal(CoresetCB(20.0).select(now, 20), Coreset().select(now, 20))
 
 
 def test_a_class_that_lacks_labels_is_bought_though_it_lies_nearer():

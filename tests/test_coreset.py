@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from alenv import geometry
 from alenv.round import Round
 from alenv.strategies.coreset import Coreset
 from alenv.streams import Streams
@@ -47,6 +48,16 @@ def test_pool_order_changes_nothing():
     one = Coreset().select(Round.from_arrays(embeddings=x[5:], labeled_embeddings=labeled, num_classes=2), 30)
     other = Coreset().select(Round.from_arrays(embeddings=x[5:][lot], labeled_embeddings=labeled, num_classes=2), 30)
     assert lot[other].tolist() == one.tolist()
+
+
+@pytest.mark.parametrize("elements", [1, 50, 999])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_size_of_blocks_changes_nothing(metric, elements, monkeypatch):
+    x = torch.randn(300, 7, generator=Streams(0)("x"))
+    now = Round.from_arrays(embeddings=x[40:], labeled_embeddings=x[:40], num_classes=2)
+    whole = Coreset(metric=metric).select(now, 30)
+    monkeypatch.setattr(geometry, "CHUNK_ELEMENTS", elements)
+    assert torch.equal(Coreset(metric=metric).select(now, 30), whole)
 
 
 def test_an_unknown_metric_is_refused():

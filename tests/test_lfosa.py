@@ -103,6 +103,17 @@ def test_what_is_predicted_unknown_comes_last_however_large_its_logit() -> None:
     assert len(strategy.select(now, 5)) == 5
 
 
+def test_a_batch_is_full_even_where_every_class_is_predicted_once() -> None:
+    logits = torch.tensor([[3.0, 0, 0], [0, 5.0, 0], [0, 0, 9.0]])
+    now = Round.from_arrays(
+        embeddings=logits, labeled_embeddings=logits[:2], labels=[0, 1], num_classes=2, discarded_embeddings=logits[:0]
+    )
+    picks = [Fixed("head").select(now, budget).tolist() for budget in (1, 2, 3)]
+    assert [len(set(p)) for p in picks] == [1, 2, 3]
+    assert picks[2][-1] == 2
+    assert 2 not in picks[0] + picks[1]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_on_separable_data_every_purchase_is_of_a_known_class(seed: int) -> None:
     now, cloud = a_round(seed)

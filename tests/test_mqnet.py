@@ -109,6 +109,18 @@ def test_it_learns_to_rank_pure_samples_of_high_loss_above_outsiders(seed: int) 
     assert ranking(taught(x), losses) > ranking(_Net(generator(seed))(x), losses)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_after_pairs_of_classes_of_high_loss_and_outsiders_every_known_sample_ranks_above_every_outsider(seed: int) -> None:
+    draw = generator(seed)
+    outside = torch.arange(64) % 2 == 1
+    informative = 0.4 + 0.2 * torch.rand(64, generator=draw) + 0.3 * outside  # outsiders look more informative
+    pure = torch.where(outside, 0.1, 0.8) + 0.1 * torch.rand(64, generator=draw)
+    losses = torch.where(outside, 0.0, 2.0 + torch.rand(64, generator=draw))
+    x = _meta(informative, pure)
+    taught = _Net(generator(seed)).taught(x, losses, generator(seed + 9), MQNet())(x)
+    assert taught[~outside].min() > taught[outside].max()
+
+
 def ranking(scores: Tensor, losses: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([scores.argsort().argsort(), losses.argsort().argsort()]).double())[0, 1])
 

@@ -93,6 +93,8 @@ def test_an_input_that_weights_cannot_move_is_not_first():
     inputs = torch.randn(20, 3, generator=Streams(0)("x"))
     inputs[7] = 0
     for scope in ("all", "head"):
+        moves = NoiseStability(draws=3, scale=0.1, scope=scope).features(a_round(model, inputs))
+        assert torch.nonzero(moves.abs().sum(1) == 0).flatten().tolist() == [7]
         for seed in range(5):
             picks = NoiseStability(draws=3, scope=scope).select(a_round(model, inputs, seed), 20).tolist()
             assert picks[0] != 7

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from alenv import library
-from alenv.model import TaskModel
 from alenv.round import Round
 from alenv.strategies.saal import SAAL, _spread
 from alenv.streams import Streams
@@ -17,10 +16,10 @@ from alenv.streams import Streams
 NETS = ("linear", "mlp", "small_cnn")
 
 
-def a_round(size=40, classes=4, width=6, seed=0, scale=1.0):
+def a_round(size=40, classes=4, width=6, seed=0, scale=1.0, dtype=torch.float32):
     draw = Streams(seed)("saal")
-    head = (torch.randn(classes, width, generator=draw), torch.randn(classes, generator=draw))
-    return Round.from_arrays(embeddings=scale * torch.randn(size, width, generator=draw), head=head, seed=seed)
+    head = (torch.randn(classes, width, generator=draw).to(dtype), torch.randn(classes, generator=draw).to(dtype))
+    return Round.from_arrays(embeddings=scale * torch.randn(size, width, generator=draw).to(dtype), head=head, seed=seed)
 
 
 def moved_loss(model, x, rho):
@@ -40,8 +39,10 @@ def moved_loss(model, x, rho):
 
 
 def head_only(now):
-    model = TaskModel(nn.Identity(), now.embeddings.shape[1], now.num_classes)
-    model.linear.load_state_dict({"weight": now.head[0], "bias": now.head[1]})
+    weight, bias = now.head
+    model = nn.Linear(weight.shape[1], len(weight), dtype=weight.dtype)
+    model.load_state_dict({"weight": weight, "bias": bias})
+    model.aux = nn.ModuleDict()
     return model
 
 
@@ -53,11 +54,13 @@ def seeded(build, *arguments):
 @pytest.mark.parametrize("rho", [0.05, 0.5])
 @pytest.mark.parametrize("mode", ["max", "diff"])
 def test_the_closed_form_is_what_moving_the_last_layer_does(mode, rho):
-    now = a_round(seed=1)
+    now = a_round(seed=1, dtype=torch.float64)
     model = seeded(head_only, now)
     losses = [moved_loss(model, h, rho) for h in now.embeddings]
-    expected = [after - before if mode == "diff" else after for before, after in losses]
-    torch.testing.assert_close(SAAL(mode, rho=rho).last_layer(now), torch.tensor(expected), atol=2e-6, rtol=1e-4)
+    expected = torch.tensor([after - before if mode == "diff" else after for before, after in losses], dtype=torch.float64)
+    torch.testing.assert_close(SAAL(mode, rho=rho).last_layer(now), expected, atol=1e-6, rtol=0)
+    single = SAAL(mode, rho=rho).last_layer(a_round(seed=1))
+    torch.testing.assert_close(single.double(), expected, atol=2e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -245,6 +245,8 @@ def test_voting_and_single_pass_variation_ratio_read_different_things() -> None:
 @pytest.mark.parametrize("draws", [2, 3, 7, 10])
 def test_mean_std_says_so_when_all_passes_are_identical_and_buys_by_lot(draws: int) -> None:
     same = simplex(40, 5).float().expand(draws, 40, 5)
+    with pytest.warns(UserWarning, match="no stochasticity"):
+        assert MeanSTD().scores(Round.from_arrays(mc_probs=same)).tolist() == [0.0] * 40
     picks = []
     for seed in range(2):
         with pytest.warns(UserWarning, match="mean_std: no stochasticity"):
