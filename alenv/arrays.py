@@ -22,8 +22,8 @@ class Rows(Protocol):
 
 
 def floats(name: str, value: Any) -> Tensor:
-    """Return `value` as a float tensor; integers become float32. NaN raises ValueError naming the array."""
-    tensor = torch.as_tensor(value)
+    """Return `value` as a float tensor without a graph; integers become float32. NaN raises ValueError naming the array."""
+    tensor = torch.as_tensor(value).detach()
     tensor = tensor if tensor.is_floating_point() else tensor.float()
     if bool(tensor.isnan().any()):
         raise ValueError(f"{name} holds NaN; mend or drop those rows first")

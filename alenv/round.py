@@ -151,8 +151,8 @@ class Round:
             candidates=candidates, labels=pool.labels[labeled], num_classes=pool.num_classes, streams=streams, index=index,
             num_draws=num_draws, last=last, features=split, providers=providers,
             given={
-                "model": model, "pool": pool, "head": (model.linear.weight, model.linear.bias), "labeled_indices": labeled,
-                "within": within, **(known or {}),
+                "model": model, "pool": pool, "head": (model.linear.weight.detach(), model.linear.bias.detach()),
+                "labeled_indices": labeled, "within": within, **(known or {}),
             },
             light=not any(True for _ in (*model.body.parameters(), *model.aux.parameters())),
         )  # fmt: skip

@@ -235,6 +235,13 @@ def test_features_nobody_provides_raise_by_name() -> None:
         Round.from_arrays(probs=torch.eye(2)).features("semantic")
 
 
+def test_arrays_and_heads_of_models_that_train_carry_no_graph() -> None:
+    weight = torch.ones(2, 3, requires_grad=True)
+    now = Round.from_arrays(embeddings=torch.ones(4, 3) * weight.sum(), head=(weight, torch.zeros(2)))
+    model = a_model().requires_grad_(True)
+    assert not any(part.requires_grad for part in (now.probs, *now.head, *of_model(model=model).head))
+
+
 def test_a_strategy_on_a_round_without_its_arrays_names_what_is_missing() -> None:
     now = Round.from_arrays(embeddings=torch.zeros(3, 2))
     with pytest.raises(MissingOutputError, match="no probs"):
