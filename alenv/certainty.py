@@ -1,7 +1,7 @@
 """How certain models are of the candidates: of one campaign, or of many with as many candidates in one pass."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from alenv.ops import NARROW, entropy, largest
 
+LINE = 16  # examples are looked at in whole vectors: what is left over would take another path, with other bits
 IMPOSSIBLE = -1e4  # logits this far below the largest have probability 0 in every precision
-PIECE_ELEMENTS = 2**18  # probabilities looked at together: 1 MB, which stays in the cache
 
 
 class Certainty(NamedTuple):
@@ -46,6 +46,11 @@ class Beliefs(NamedTuple):
     entropies: Float[Tensor, "M U"]
     predictions: Int[Tensor, "M U"]
 
+    def some(self, lanes: Sequence[int], examples: Sequence[Int[Tensor, " u"]]) -> "Beliefs":
+        """Return what some of the models believe of as many examples each."""
+        found = [[part[lane].index_select(-1, rows) for part in self] for lane, rows in zip(lanes, examples, strict=True)]
+        return Beliefs(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+
     def certainties(self, num_classes: int) -> list[Certainty]:
         """Return what they come to, for each model."""
         first, second = self.top_two.unbind(1)
@@ -65,42 +70,42 @@ def believed(logits: Float[Tensor, "U C"], probs: Float[Tensor, "U C"], top_two:
     """Return the beliefs of one model, given its probabilities."""
     if probs.shape[1] < NARROW:
         z, p = (part.T.contiguous().unsqueeze(0) for part in (logits, probs))
-        return Beliefs(top_two.unsqueeze(0), _entropies(z, p, top_two[:1]), _first_two(p)[1])
-    return Beliefs(top_two.unsqueeze(0), entropy(probs).unsqueeze(0), largest(probs.T)[1].unsqueeze(0))
+        return Beliefs(top_two.unsqueeze(0), _entropies(z, p, top_two[:1]), likeliest(p)[1])
+    return Beliefs(top_two.unsqueeze(0), entropy(probs).unsqueeze(0), likeliest(probs.T.unsqueeze(0))[1])
 
 
-def believed_by_many(
-    logits: Sequence[Float[Tensor, "N C"]], candidates: Sequence[Int[Tensor, " U"]]
-) -> Iterator[tuple[Float[Tensor, "2 U"], Certainty]]:
-    """Return the likeliest two classes' probabilities and the certainty of models with as many candidates and few classes.
+def believed_by_many(columns: Float[Tensor, "M C n"]) -> Beliefs:
+    """Return the beliefs of models of few classes, given their logits.
 
-    The bits are those that `believed` has of each. Logits lie in memory class by class.
+    The bits are those that `believed` has of each; an example's depend on no other, so it may be done in pieces.
     """
-    (size, classes), pad = (len(candidates[0]), logits[0].shape[1]), -len(candidates[0]) % 16
-    lanes = max(1, PIECE_ELEMENTS // (max(1, size) * classes))
-    columns = logits[0].new_empty(min(lanes, len(logits)), classes, size + pad)
-    for start in range(0, len(logits), lanes):
-        chosen = range(start, min(start + lanes, len(logits)))
-        for into, place in zip(columns, chosen, strict=False):
-            torch.index_select(logits[place].T, 1, F.pad(candidates[place], (0, pad)), out=into)
-        probs = columns[: len(chosen)].softmax(1)
-        top_two, predictions = _first_two(probs)
-        entropies = _entropies(columns[: len(chosen)], probs, top_two[:, 0])
-        beliefs = Beliefs(top_two[..., :size], entropies[:, :size], predictions[:, :size])
-        yield from zip(beliefs.top_two, beliefs.certainties(classes), strict=True)
+    over = -columns.shape[2] % LINE
+    probs = F.pad(columns, (0, over)).softmax(1)[..., : columns.shape[2]] if over else columns.softmax(1)
+    first, is_first = _first(probs)
+    second = torch.where(is_first.sum(1) > 1, first, torch.sub(probs, is_first, alpha=2).amax(1))
+    return Beliefs(torch.stack([first, second], 1), _entropies(columns, probs, first), _place(is_first))
 
 
-def _first_two(columns: Float[Tensor, "M C U"]) -> tuple[Float[Tensor, "M 2 U"], Int[Tensor, "M U"]]:
-    """Return the two largest values, and the first class of the largest."""
-    first, *rest = columns.unbind(1)
-    first, second, which = first.clone(), torch.full_like(first, -torch.inf), torch.zeros_like(first)
-    above, low = torch.empty_like(first), torch.empty_like(first)
-    for place, column in enumerate(rest, 1):
-        torch.gt(column, first, out=above)  # as float: two thirds faster than as bool
-        torch.maximum(which, above.mul_(place), out=which)
-        torch.maximum(second, torch.minimum(first, column, out=low), out=second)
-        torch.maximum(first, column, out=first)
-    return torch.stack([first, second], 1), which.long()
+def likeliest(columns: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, "M n"], Int[Tensor, "M n"]]:
+    """Return the largest value over classes and the first class that has it; the last one where values are NaN."""
+    if columns.shape[1] >= NARROW:
+        highest, which = largest(columns)
+        return highest, which.clamp_(max=columns.shape[1] - 1)  # NaN is nowhere the largest
+    highest, is_highest = _first(columns)
+    return highest, _place(is_highest)
+
+
+def _first(columns: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, "M n"], Float[Tensor, "M C n"]]:
+    """Return the largest value, and where it stands: as float, which takes a third of what bool takes."""
+    highest = columns.amax(1, keepdim=True)
+    return highest.squeeze(1), torch.eq(columns, highest, out=torch.empty_like(columns))
+
+
+def _place(is_first: Float[Tensor, "M C n"]) -> Int[Tensor, "M n"]:
+    """Return the first class that is marked, of marks that are not needed any more."""
+    classes = is_first.shape[1]
+    left = torch.arange(classes, 0, -1, dtype=is_first.dtype, device=is_first.device).unsqueeze(1)  # C for the first class
+    return (classes - is_first.mul_(left).amax(1)).long().clamp_(max=classes - 1)
 
 
 def _entropies(

@@ -4,15 +4,17 @@ Five numbers out of one pass, without the four seconds that importing torchmetri
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alenv.ops import NARROW, class_log_softmax, largest
+from alenv.certainty import LINE, likeliest
+from alenv.ops import class_log_softmax
 
 ECE_BINS = 15
-PIECE_ELEMENTS = 2**18  # logits looked at together: 1 MB, which stays in the cache
+PIECE_ELEMENTS = 2**17  # logits looked at together: 512 kB, which with what is made of them stays near
 
 
 def confusion(predictions: Int[Tensor, "*M n"], targets: Int[Tensor, "*M n"], num_classes: int) -> Float[Tensor, "*M C C"]:
@@ -44,25 +46,62 @@ def classifications(
     logits: Float[Tensor, "M n C"], targets: Int[Tensor, "M n"], groups: Mapping[str, Sequence[int]] | None = None
 ) -> list[dict[str, float]]:
     """Return `classification` of M models; each has the numbers it has alone."""
-    if targets.shape[1] == 0:
-        return [{} for _ in logits]
-    lanes = max(1, PIECE_ELEMENTS // logits[0].numel())
-    counted = [_counted(*piece) for piece in zip(logits.split(lanes), targets.split(lanes), strict=True)]
-    table, nll, calibration_error = (torch.cat(parts) for parts in zip(*counted, strict=True))
-    hits, true, predicted = table.diagonal(dim1=1, dim2=2), table.sum(2), table.sum(1)
-    present, seen = true > 0, (true + predicted) > 0
-    recall = hits / true.clamp(min=1)
-    values = torch.stack([
-        hits.sum(1) / targets.shape[1],
-        (2 * hits / (true + predicted).clamp(min=1)).sum(1) / seen.sum(1),
-        recall.sum(1) / present.sum(1), nll, calibration_error,
-    ], 1)  # fmt: skip
-    names = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")
-    found = [dict(zip(names, row, strict=True)) for row in values.tolist()]
-    if not groups:
-        return found
-    recalls = zip(found, recall.tolist(), present.tolist(), strict=True)
-    return [numbers | _of_groups(mine, there, groups) for numbers, mine, there in recalls]
+    rows = max(LINE, PIECE_ELEMENTS // max(1, logits[:, :1].numel()) // LINE * LINE)
+    pieces = zip(logits.split(rows, 1), targets.split(rows, 1), strict=True)
+    return Judged.joined([judged(*piece) for piece in pieces]).metrics(targets, logits.shape[2], groups)
+
+
+class Judged(NamedTuple):
+    """What metrics take of every example, for M models.
+
+    Attributes:
+        predictions: the likeliest class.
+        confidence: its probability.
+        likelihood: log-probability of the true class, nats.
+    """
+
+    predictions: Int[Tensor, "M n"]
+    confidence: Float[Tensor, "M n"]
+    likelihood: Float[Tensor, "M n"]
+
+    @classmethod
+    def joined(cls, pieces: Sequence["Judged"]) -> "Judged":
+        """Return the examples of all pieces, in their order."""
+        return pieces[0] if len(pieces) == 1 else cls(*(torch.cat(parts, 1) for parts in zip(*pieces, strict=True)))
+
+    def some(self, lane: int, examples: Int[Tensor, " e"]) -> "Judged":
+        """Return some examples, for one of the models."""
+        return Judged(*(part[lane : lane + 1].index_select(1, examples) for part in self))
+
+    def metrics(
+        self, targets: Int[Tensor, "M n"], num_classes: int, groups: Mapping[str, Sequence[int]] | None = None
+    ) -> list[dict[str, float]]:
+        """Return what they come to, for each model."""
+        if targets.shape[1] == 0:
+            return [{} for _ in targets]
+        table = confusion(self.predictions, targets, num_classes)
+        hits, true, predicted = table.diagonal(dim1=1, dim2=2), table.sum(2), table.sum(1)
+        present, seen = true > 0, (true + predicted) > 0
+        recall = hits / true.clamp(min=1)
+        values = torch.stack([
+            hits.sum(1) / targets.shape[1],
+            (2 * hits / (true + predicted).clamp(min=1)).sum(1) / seen.sum(1),
+            recall.sum(1) / present.sum(1), -self.likelihood.double().mean(1),
+            _calibration_error(self.confidence, self.predictions == targets),
+        ], 1)  # fmt: skip
+        names = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")
+        found = [dict(zip(names, row, strict=True)) for row in values.tolist()]
+        if not groups:
+            return found
+        recalls = zip(found, recall.tolist(), present.tolist(), strict=True)
+        return [numbers | _of_groups(mine, there, groups) for numbers, mine, there in recalls]
+
+
+def judged(logits: Float[Tensor, "M n C"], targets: Int[Tensor, "M n"]) -> Judged:
+    """Return what takes a look at every logit; an example's numbers depend on no other, so it may be done in pieces."""
+    log_probs = class_log_softmax(logits)
+    highest, predictions = likeliest(log_probs)
+    return Judged(predictions, highest.exp(), log_probs.gather(1, targets.unsqueeze(1)).squeeze(1))
 
 
 def purchase(labels: Int[Tensor, " B"], labeled: int, inside: int) -> dict[str, float]:
@@ -89,31 +128,6 @@ def auroc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float | 
 def _of_groups(recall: Sequence[float], present: Sequence[bool], groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
     there = {name: [recall[c] for c in classes if present[c]] for name, classes in groups.items()}
     return {name: sum(values) / len(values) for name, values in there.items() if values}
-
-
-def _counted(
-    logits: Float[Tensor, "M n C"], targets: Int[Tensor, "M n"]
-) -> tuple[Float[Tensor, "M C C"], Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """Return what takes a look at every logit: confusion, mean negative log-likelihood and calibration error."""
-    log_probs = class_log_softmax(logits)
-    highest, predictions = _likeliest(log_probs)
-    nll = -log_probs.gather(1, targets.unsqueeze(1)).squeeze(1).double().mean(1)
-    error = _calibration_error(highest.exp(), predictions == targets)
-    return confusion(predictions, targets, logits.shape[2]), nll, error
-
-
-def _likeliest(columns: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, "M n"], Int[Tensor, "M n"]]:
-    """Return the largest value over classes and the first class that has it; class by class where classes are few."""
-    if columns.shape[1] >= NARROW:
-        highest, which = largest(columns)
-        return highest, which.clamp_(max=columns.shape[1] - 1)  # NaN is nowhere the largest
-    first, *rest = columns.unbind(1)
-    first, which, above = first.clone(), torch.zeros_like(first), torch.empty_like(first)
-    for place, column in enumerate(rest, 1):
-        torch.gt(column, first, out=above)  # as float: two thirds faster than as bool
-        torch.maximum(which, above.mul_(place), out=which)
-        torch.maximum(first, column, out=first)
-    return first, which.long()
 
 
 def _calibration_error(confidence: Float[Tensor, "M n"], right: Bool[Tensor, "M n"]) -> Float[Tensor, " M"]:

@@ -1,21 +1,25 @@
 """Scores of many campaigns on data they share, from one product over all their heads."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from alenv.campaign import Campaign
+from alenv.certainty import LINE, Beliefs, believed_by_many
 from alenv.inference import Scores, wide_logits
-from alenv.metrics import classifications
+from alenv.metrics import Judged, classification, classifications, judged
 from alenv.model import TaskModel
+from alenv.ops import NARROW
 from alenv.problem import Problem
 from alenv.task import Examples, Source, Task
 
-COLUMNS = 128  # of one product: enough for full speed, few enough for its result to stay in cache
+COLUMNS = 256  # of one product: enough for full speed, few enough for its result to stay in cache
+PIECE_ELEMENTS = 2**18  # logits looked at together: 1 MB, which stays in the cache
 KEPT_ELEMENTS = 2**25  # numbers of a data set whose features are kept: 128 MB of float32
 
 
@@ -27,6 +31,7 @@ class _Rows(NamedTuple):
     validation_targets: Int[Tensor, " v"]
     test: Int[Tensor, " e"]
     test_targets: Int[Tensor, " e"]
+    leading: bool  # whether test rows are the first ones, in their order
 
 
 class Scorer:
@@ -51,22 +56,24 @@ class Scorer:
         found: list[Scores | None] = [None] * len(models)
         for (*_, classes), places in alike.items():
             lanes = max(1, COLUMNS // classes)
-            for start in range(0, len(places), lanes):
-                some = places[start : start + lanes]
-                scores = self._score([models[p] for p in some], [campaigns[p].task for p in some], problems[some[0]])
+            for share in range(parts := -(-len(places) // lanes)):  # of like size
+                some = places[share::parts]
+                scores = self._score([models[p] for p in some], [campaigns[p] for p in some], problems[some[0]])
                 for place, score in zip(some, scores, strict=True):
                     found[place] = score
         return found
 
-    def _score(self, models: Sequence[TaskModel], tasks: Sequence[Task], problem: Problem) -> Iterable[Scores]:
-        rows = [self._rows_of(task) for task in tasks]
-        train = wide_logits(self._seen(problem.source.train, models[0], problem), models)
-        held = problem.source.test
-        test = train if held is None else wide_logits(self._seen(held, models[0], problem), models)
-        pools = [_rows(logits, row.pool) for logits, row in zip(train, rows, strict=True)]
-        held_out = [(_rows(logits, row.validation), row.validation_targets) for logits, row in zip(train, rows, strict=True)]
-        tested = [(_rows(logits, row.test), row.test_targets) for logits, row in zip(test, rows, strict=True)]
-        return map(Scores, pools, _metrics(held_out, [{}] * len(rows)), _metrics(tested, [task.groups for task in tasks]))
+    def _score(self, models: Sequence[TaskModel], campaigns: Sequence[Campaign], problem: Problem) -> Iterable[Scores]:
+        source, groups = problem.source, [campaign.task.groups for campaign in campaigns]
+        rows = [self._rows_of(campaign.task) for campaign in campaigns]
+        logits, beliefs = _train_scores(self._seen(source.train, models[0], problem), models)
+        pools = [mine.index_select(1, row.pool).T for mine, row in zip(logits, rows, strict=True)]
+        validation = _metrics(logits, [(row.validation, row.validation_targets) for row in rows], [{}] * len(rows))
+        if not source.test:  # tests are cut from the training examples
+            tested = _metrics(logits, [(row.test, row.test_targets) for row in rows], groups)
+        else:
+            tested = _test_metrics(self._seen(source.test, models[0], problem), models, rows, groups)
+        return map(Scores, pools, validation, tested, _known(beliefs, rows, campaigns))
 
     def _seen(self, examples: Examples, model: TaskModel, problem: Problem) -> Tensor:
         if examples not in self._features:
@@ -78,24 +85,81 @@ class Scorer:
             split, device = task.split, task.inputs.device
             assert split is not None
             known = [part.targets >= 0 for part in (task.validation, task.test)]
+            test = split.test.to(device)[known[1]]
             self._rows[task] = _Rows(
                 split.pool.to(device), split.validation.to(device)[known[0]], task.validation.targets[known[0]],
-                split.test.to(device)[known[1]], task.test.targets[known[1]],
+                test, task.test.targets[known[1]], bool((test == torch.arange(len(test), device=device)).all()),
             )  # fmt: skip
         return self._rows[task]
 
 
-def _rows(logits: Float[Tensor, "n C"], rows: Int[Tensor, " r"]) -> Float[Tensor, "r C"]:
-    """Return some rows of what lies in memory class by class, likewise."""
-    return logits.T.index_select(1, rows).T
+def _pieces(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> Iterator[tuple[slice, Float[Tensor, "M C b"]]]:
+    """Return the logits of a few rows after the other: what is made of them at once is made of what is in the cache."""
+    wide = models[0].twin()  # all heads as one
+    wide.num_outputs = sum(model.num_outputs for model in models)
+    wide.linear.weight = nn.Parameter(torch.cat([model.linear.weight for model in models]), requires_grad=False)
+    wide.linear.bias = nn.Parameter(torch.cat([model.linear.bias for model in models]), requires_grad=False)
+    size = max(LINE, PIECE_ELEMENTS // wide.num_outputs // LINE * LINE) if h.is_cpu else max(1, len(h))
+    for start in range(0, len(h), size):
+        some = h[start : start + size]
+        (logits,) = wide_logits(some, [wide])
+        yield slice(start, start + len(some)), logits.T.unflatten(0, (len(models), -1))
 
 
-def _metrics(given: Sequence[tuple[Tensor, Tensor]], groups: Sequence[Mapping[str, Sequence[int]]]) -> list[dict[str, float]]:
-    """Return the metrics of (logits, targets), at once where sizes agree."""
+def _train_scores(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> tuple[Float[Tensor, "M C n"], Beliefs | None]:
+    """Return the logits of all rows and, where classes are few, what models believe of them."""
+    logits, found = h.new_empty(len(models), models[0].num_outputs, len(h)), []
+    for rows, columns in _pieces(h, models):
+        logits[:, :, rows] = columns
+        if columns.shape[1] < NARROW:
+            found.append(believed_by_many(columns))
+    return logits, Beliefs(*(torch.cat(parts, -1) for parts in zip(*found, strict=True))) if found else None
+
+
+def _known(beliefs: Beliefs | None, rows: Sequence[_Rows], campaigns: Sequence[Campaign]) -> list[dict[str, Any]]:
+    """Return what follows for the candidates of each campaign: of as many candidates at once."""
+    known: list[dict[str, Any]] = [{} for _ in rows]
+    alike: dict[int, list[int]] = {}
+    candidates = [campaign.pool.candidates for campaign in campaigns]
+    for place, left in enumerate(candidates):
+        if beliefs is not None and len(left):
+            alike.setdefault(len(left), []).append(place)
+    for places in alike.values():
+        assert beliefs is not None
+        some = beliefs.some(places, [rows[place].pool[candidates[place]] for place in places])
+        certainties = some.certainties(campaigns[0].task.num_classes)
+        for place, top_two, certainty in zip(places, some.top_two, certainties, strict=True):
+            if not math.isnan(certainty.confidence):  # else the round says what is wrong
+                known[place] = {"top_two": top_two, "certainty": certainty}
+    return known
+
+
+def _metrics(
+    logits: Float[Tensor, "M C n"], parts: Sequence[tuple[Tensor, Tensor]], groups: Sequence[Mapping[str, Sequence[int]]]
+) -> list[dict[str, float]]:
+    """Return the metrics on (rows, targets) of each model, at once where sizes agree."""
+    given = [(mine.index_select(1, rows), targets) for mine, (rows, targets) in zip(logits, parts, strict=True)]
     if len({len(targets) for _, targets in given}) == 1 and all(group == groups[0] for group in groups):
-        return classifications(torch.stack([logits.T for logits, _ in given]).mT, torch.stack([t for _, t in given]), groups[0])
-    pairs = zip(given, groups, strict=True)
-    return [classifications(logits.unsqueeze(0), targets.unsqueeze(0), group)[0] for (logits, targets), group in pairs]
+        columns, targets = (torch.stack(part) for part in zip(*given, strict=True))
+        return classifications(columns.mT, targets, groups[0])
+    return [classification(columns.T, targets, group) for (columns, targets), group in zip(given, groups, strict=True)]
+
+
+def _test_metrics(
+    h: Float[Tensor, "n D"], models: Sequence[TaskModel], rows: Sequence[_Rows], groups: Sequence[Mapping[str, Sequence[int]]]
+) -> list[dict[str, float]]:
+    """Return the metrics on the test rows of the same features: of logits no more is kept than metrics take."""
+    whole = all(row.leading and len(row.test) == len(h) for row in rows)
+    true = torch.stack([
+        row.test_targets if whole else row.test.new_zeros(len(h)).index_copy_(0, row.test, row.test_targets) for row in rows
+    ])  # fmt: skip
+    found = Judged.joined([judged(columns.mT, true[:, some]) for some, columns in _pieces(h, models)])
+    if whole and all(group == groups[0] for group in groups):
+        return found.metrics(true, models[0].num_outputs, groups[0])
+    return [
+        found.some(lane, row.test).metrics(row.test_targets.unsqueeze(0), models[0].num_outputs, group)[0]
+        for lane, (row, group) in enumerate(zip(rows, groups, strict=True))
+    ]
 
 
 def _shares(model: TaskModel) -> bool:

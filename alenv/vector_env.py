@@ -1,7 +1,6 @@
 """Many active-learning campaigns stepped together: one training and one evaluation a step for all of them."""
 
 import copy
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,14 +11,11 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from torch import Tensor
 
-from alenv.certainty import believed_by_many
 from alenv.env import ActiveLearningEnv, Info, Observation
 from alenv.inference import Scores
 from alenv.job import Job
 from alenv.model import TaskModel
-from alenv.ops import NARROW
 from alenv.problem import Problem
 from alenv.scoring import Scorer
 from alenv.trainer import Trainer
@@ -188,19 +184,7 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
 
     def _score(self, lanes: Sequence[int], models: Sequence[TaskModel]) -> list[Scores | None]:
         envs = [self.envs[lane] for lane in lanes]
-        campaigns = [env.campaign for env in envs]
-        scores = self._scorer(models, campaigns, [env.problem for env in envs])
-        alike: dict[tuple[int, int], list[tuple[int, Scores, Tensor]]] = {}
-        for place, (score, campaign) in enumerate(zip(scores, campaigns, strict=True)):
-            left, classes = campaign.pool.candidates, campaign.task.num_classes
-            if score is not None and len(left) and classes < NARROW:
-                alike.setdefault((len(left), classes), []).append((place, score, left))
-        for some in alike.values():
-            beliefs = believed_by_many([score.logits for _, score, _ in some], [left for *_, left in some])
-            for (place, score, _), (top_two, certainty) in zip(some, beliefs, strict=True):
-                if not math.isnan(certainty.confidence):  # else the round says what is wrong
-                    scores[place] = score._replace(known={"top_two": top_two, "certainty": certainty})
-        return scores
+        return self._scorer(models, [env.campaign for env in envs], [env.problem for env in envs])
 
     def _own_action(self, lane: int, action: Any) -> Any:
         space = self.envs[lane].action_space

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import alenv.certainty
 from alenv import toy
 from alenv.certainty import Beliefs, Certainty, believed, believed_by_many
 from alenv.ops import softmax, top_two
@@ -42,26 +41,34 @@ def test_certainty_is_that_of_plain_formulas(classes):
     assert found == pytest.approx([float(value) for value in expected], abs=1e-5)
 
 
+def in_pieces(pools, size):
+    columns = torch.stack([z.T for z in pools])
+    pieces = [believed_by_many(piece) for piece in columns.split(size, 2)]
+    return Beliefs(*(torch.cat(parts, -1) for parts in zip(*pieces, strict=True)))
+
+
 @pytest.mark.parametrize("classes", [2, 3, 10, 15])
 @pytest.mark.parametrize("size", SIZES)
-def test_many_models_have_the_bits_of_each_alone(classes, size, monkeypatch):
-    monkeypatch.setattr(alenv.certainty, "PIECE_ELEMENTS", 3 * size * classes)  # pieces of three models, and one of two
-    pools = [logits(800, classes, seed).T.contiguous().T for seed in range(5)]
+def test_many_models_have_the_bits_of_each_alone(classes, size):
+    pools = [logits(800, classes, seed) for seed in range(5)]
+    pools[0][::3, 1:] = pools[0][::3, :1]  # classes alike
     chosen = [torch.randperm(800, generator=Streams(seed)("rows"))[:size].sort().values for seed in range(5)]
-    for (two, certainty), z, rows in zip(believed_by_many(pools, chosen), pools, chosen, strict=True):
-        expected, numbers = alone(z[rows])
-        assert torch.equal(two, expected)
-        assert certainty == numbers
+    for lanes in (range(5), [3, 1]):
+        found = in_pieces(pools, 333).some(lanes, [chosen[lane] for lane in lanes])
+        for lane, two, certainty in zip(lanes, found.top_two, found.certainties(classes), strict=True):
+            expected, numbers = alone(pools[lane][chosen[lane]])
+            assert torch.equal(two, expected)
+            assert certainty == numbers
 
 
 def test_bits_do_not_depend_on_how_many_threads_there_are():
-    pools, rows = [logits(40_000, 3, seed).T.contiguous().T for seed in range(3)], torch.arange(40_000)
+    pools = [logits(40_000, 3, seed) for seed in range(3)]
     before = torch.get_num_threads()
     try:
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append([certainty for _, certainty in believed_by_many(pools, [rows] * 3)])
+            found.append(in_pieces(pools, 40_000).certainties(3))
             assert found[-1] == [alone(z)[1] for z in pools]
     finally:
         torch.set_num_threads(before)
