@@ -190,9 +190,12 @@ def select_preferring(strategy: Strategy, round: Round, wanted: Bool[Tensor, " U
 def best_first(scores: Float[Tensor, " U"], generator: torch.Generator, count: int | None = None) -> Int[Tensor, " k"]:
     """Return the positions of the `count` (default: all) highest scores, highest first, equal scores in random order."""
     lot = torch.randperm(len(scores), generator=generator, device=scores.device)
-    if count is not None and 0 < count < len(scores) // 4:  # sort those that can be among them, not all
+    if count is not None and 0 < count < len(scores) // 4:  # look at those that can be among them, not at all
+        top = scores.topk(count + 1)
+        if bool((top.values[1:] < top.values[:-1]).all()):
+            return top.indices[:-1]  # no two are equal: the lot decides nothing
         shuffled = scores[lot]
-        lot = lot[shuffled >= shuffled.topk(count).values[-1]]
+        lot = lot[shuffled >= top.values[-2]]
     return lot[torch.sort(scores[lot], descending=True, stable=True).indices][:count]
 
 
