@@ -48,8 +48,10 @@ class Beliefs(NamedTuple):
 
     def some(self, lanes: Sequence[int], examples: Sequence[Int[Tensor, " u"]]) -> "Beliefs":
         """Return what some of the models believe of as many examples each."""
-        found = [[part[lane].index_select(-1, rows) for part in self] for lane, rows in zip(lanes, examples, strict=True)]
-        return Beliefs(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+        given = self if len(lanes) == len(self.entropies) else Beliefs(*(part[list(lanes)] for part in self))
+        rows = torch.stack(list(examples))
+        two = given.top_two.gather(2, rows.unsqueeze(1).expand(-1, 2, -1))
+        return Beliefs(two, given.entropies.gather(1, rows), given.predictions.gather(1, rows))
 
     def certainties(self, num_classes: int) -> list[Certainty]:
         """Return what they come to, for each model."""

@@ -126,7 +126,7 @@ def _known(beliefs: Beliefs | None, rows: Sequence[_Rows], campaigns: Sequence[C
             alike.setdefault(len(left), []).append(place)
     for places in alike.values():
         assert beliefs is not None
-        some = beliefs.some(places, [rows[place].pool[candidates[place]] for place in places])
+        some = beliefs.some(places, [rows[place].pool.index_select(0, candidates[place]) for place in places])
         certainties = some.certainties(campaigns[0].task.num_classes)
         for place, top_two, certainty in zip(places, some.top_two, certainties, strict=True):
             if not math.isnan(certainty.confidence):  # else the round says what is wrong
