@@ -90,14 +90,12 @@ class ALFAMix(Strategy):
     ) -> Bool[Tensor, " U"]:
         """Return who flips under random mixing weights, or on the way from them to learned ones, for any anchor."""
         weight, bias = round.head
-        found = []
-        for h, logits in self._blocks(round):
-            own = logits.argmax(1)
-            flips = torch.zeros_like(own, dtype=torch.bool)
-            for anchor in anchors:
-                away = anchor - h
-                noise = torch.randn(h.shape, generator=generator, device=h.device, dtype=h.dtype)
-                mix = ((noise + 1) * cap / 2).clamp(1e-8, cap)
+        found = torch.zeros(len(round), dtype=torch.bool, device=round.device)
+        for anchor in anchors:
+            noise = torch.randn(round.embeddings.shape, generator=generator, device=round.device, dtype=round.embeddings.dtype)
+            for h, logits, u, flips in self._blocks(round, noise, found):
+                own, away = logits.argmax(1), anchor - h
+                mix = ((u + 1) * cap / 2).clamp(1e-8, cap)
                 adam = torch.optim.Adam([mix], lr=self.lr)
                 for step in range(self.steps + 1):
                     mixed = (h + mix * away) @ weight.T + bias
@@ -109,12 +107,11 @@ class ALFAMix(Strategy):
                     adam.param_groups[0]["lr"] = self.lr if 3 * step < 2 * self.steps else self.lr / 10
                     adam.step()
                     mix.clamp_(1e-8, cap)
-            found.append(flips)
-        return torch.cat(found)
+        return found
 
-    def _blocks(self, round: Round) -> "zip[tuple[Tensor, Tensor]]":
+    def _blocks(self, round: Round, *more: Tensor) -> "zip[tuple[Tensor, ...]]":
         rows = max(1, geometry.CHUNK_ELEMENTS // max(round.embeddings.shape[1], round.num_classes))
-        return zip(round.embeddings.split(rows), round.logits.split(rows), strict=True)
+        return zip(*(array.split(rows) for array in (round.embeddings, round.logits, *more)), strict=True)
 
 
 def class_means(h: Float[Tensor, "L D"], labels: Int[Tensor, " L"], classes: int) -> Float[Tensor, "A D"]:

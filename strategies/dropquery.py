@@ -39,16 +39,11 @@ class DropQuery(Strategy):
     def flips(self, round: Round, generator: torch.Generator) -> Bool[Tensor, " U"]:
         """Return who is predicted otherwise in more than half of the passes."""
         weight, bias = round.head
-        keep, width = 1 - self.dropout, round.embeddings.shape[1]
-        found = []
-        for h, own in zip(*_blocks(width, round.embeddings, round.logits.argmax(1)), strict=True):
-            others = torch.zeros_like(own)
-            for _ in range(self.passes):
+        own, keep = round.logits.argmax(1), 1 - self.dropout
+        others = torch.zeros_like(own)
+        rows = max(1, geometry.CHUNK_ELEMENTS // max(1, round.embeddings.shape[1]))
+        for _ in range(self.passes):  # outside the blocks: their size then decides no draw
+            for h, mine, count in zip(round.embeddings.split(rows), own.split(rows), others.split(rows), strict=True):
                 kept = torch.rand(h.shape, generator=generator, device=h.device) < keep
-                others += ((h * kept / keep) @ weight.T + bias).argmax(1) != own
-            found.append(2 * others > self.passes)
-        return torch.cat(found)
-
-
-def _blocks(width: int, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
-    return [array.split(max(1, geometry.CHUNK_ELEMENTS // max(1, width))) for array in arrays]
+                count += ((h * kept / keep) @ weight.T + bias).argmax(1) != mine
+        return 2 * others > self.passes

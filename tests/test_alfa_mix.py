@@ -73,6 +73,16 @@ def test_blocks_do_not_change_it(monkeypatch):
     torch.testing.assert_close(caps_of(now, ALFAMix()), whole)
 
 
+@pytest.mark.parametrize("variant", ["learned", "random"])
+def test_blocks_change_no_draw(variant, monkeypatch):
+    now = a_round(50)
+    anchors = class_means(now.labeled_embeddings, now.labels, 4)
+    whole = ALFAMix(variant).mixed_flips(now, anchors, 0.2, Streams(1)("x"))
+    assert 0 < int(whole.sum()) < 50
+    monkeypatch.setattr("alenv.geometry.CHUNK_ELEMENTS", 5 * 7)
+    assert torch.equal(ALFAMix(variant).mixed_flips(now, anchors, 0.2, Streams(1)("x")), whole)
+
+
 def test_very_sure_predictions_flip_at_the_cap_their_geometry_says():
     now = on_a_line([50.0, 60.0])  # the cross-entropy's own gradient is zero here in float32
     torch.testing.assert_close(caps_of(now, ALFAMix()), torch.tensor([50 / 51, 60 / 61]))
