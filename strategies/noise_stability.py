@@ -52,6 +52,8 @@ class NoiseStability(Strategy):
         """Return the moves of all candidates, F = min(K C, width)."""
         outputs = self._all(round) if self.scope == "all" else self._head(round)
         still = next(outputs)
+        if bool(still.isnan().any()):
+            raise ValueError("noise_stability: the model's probabilities are NaN; training diverged: lower trainer.lr")
         length, classes = still.norm(dim=1, keepdim=True), still.shape[1]
         exact = self.draws * classes <= self.width
         moves = still.new_zeros(len(still), min(self.draws * classes, self.width))
