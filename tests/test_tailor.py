@@ -106,10 +106,11 @@ def pulls_of(order, rounds, seed, classes=(0, 1, 2, 3), swap_at=None):
 
 
 def test_the_arm_that_finds_rare_classes_is_pulled_almost_always():
-    runs = [pulls_of(["majority", "balanced", "skewed"], 8, seed) for seed in range(10)]
+    runs = [pulls_of(["majority", "balanced", "skewed"], 8, seed) for seed in range(30)]
     mean = torch.tensor(runs).mean(0)
-    assert mean[0].tolist() == pytest.approx([1 / 3] * 3, abs=0.12)
-    assert float(mean[1:, 1].min()) > 0.8
+    assert mean[0].tolist() == pytest.approx([1 / 3] * 3, abs=0.05)
+    assert float(mean[1, 1]) > 0.85
+    assert float(mean[2:, 1].min()) > 0.93
 
 
 def test_names_of_classes_do_not_matter():
@@ -121,8 +122,9 @@ def test_names_of_classes_do_not_matter():
 def test_arms_that_change_places_are_found_out_within_a_few_rounds():
     runs = torch.tensor([pulls_of(["majority", "balanced", "skewed"], 20, seed, swap_at=12) for seed in range(10)])
     mean = runs.mean(0)
-    assert float(mean[10, 1]) > 0.8  # round 11
-    assert float(mean[15:, 0].min()) > 0.5  # from round 16 on: the first arm is the balanced one since round 12
+    assert float(mean[10, 1]) > 0.93  # round 11
+    assert float(mean[12, 1]) > 0.5  # round 13: remembered still, though the first arm is the balanced one since round 12
+    assert float(mean[15:, 0].min()) > 0.5  # from round 16 on
 
 
 def test_arms_alike_share_the_slots():
