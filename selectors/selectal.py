@@ -41,8 +41,8 @@ class SelectAL(Selector):
     No label of the pool is read. `repeats` x (random_draws + 2) trainings a round, on up to L labels.
 
     Surrogates cluster a class's examples into as many clusters as are removed and take the most (or least) typical of each,
-    typicality being 1 / mean distance to the min(20, size / 2) nearest in the cluster. Two examples are equally typical, so at two
-    labels a class the surrogates coincide and the regime falls by lot.
+    typicality being 1 / mean distance to the min(20, size / 2) nearest in the cluster. Two examples are equally typical, so
+    at two labels a class the surrogates coincide and the regime falls by lot.
 
     Deviation: labels are held out before the removal, not after it, so that all surrogates of a repeat are tested on the same,
     unchanged sample.
