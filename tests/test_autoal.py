@@ -43,12 +43,12 @@ MARKS = math.ceil(B * SHARE)
 DEFAULT = AutoAL()
 
 
-def planted(seed, informative=0, lowest=False):
+def planted(seed, informative=0, lowest=False, candidates=K):
     """Inputs, losses and votes: one candidate marks the highest (or lowest) losses, the others mark at random."""
     generator = Streams(seed)("planted")
     inputs, losses = torch.randn(B, 8, generator=generator), 2 * torch.rand(B, generator=generator).exp()
-    votes = torch.zeros(B, K, dtype=torch.bool)
-    for k in range(K):
+    votes = torch.zeros(B, candidates, dtype=torch.bool)
+    for k in range(candidates):
         votes[torch.randperm(B, generator=generator)[:MARKS], k] = True
     order = losses.argsort(descending=not lowest)
     votes[:, informative] = False
@@ -80,8 +80,8 @@ def searched(seed, inputs, losses, votes, steps=150, regularizer=0.0):
 
 
 def test_the_search_gradient_is_real_and_zero_exactly_where_nothing_is_marked():
-    _, losses, votes = planted(0)
-    weights = torch.rand(B, K, generator=Streams(0)("w")).requires_grad_()
+    _, losses, votes = planted(0, candidates=7)
+    weights = torch.rand(B, 7, generator=Streams(0)("w")).requires_grad_()
     selected = soft_selection(combined_scores(weights, votes), MARKS / B, 10.0)
     search_loss(selected, losses).backward()
     assert weights.grad is not None
@@ -90,9 +90,9 @@ def test_the_search_gradient_is_real_and_zero_exactly_where_nothing_is_marked():
 
 
 def test_the_search_gradient_agrees_with_finite_differences_while_the_threshold_is_held():
-    _, losses, votes = planted(1)
+    _, losses, votes = planted(1, candidates=7)
     losses = losses.double()
-    weights = torch.rand(B, K, generator=Streams(1)("w"), dtype=torch.float64)
+    weights = torch.rand(B, 7, generator=Streams(1)("w"), dtype=torch.float64)
     scores = combined_scores(weights, votes)
     threshold, spread = ops.upper_quantile(scores, MARKS / B), scores.std(unbiased=False)
 
@@ -139,6 +139,25 @@ def test_search_loss_stops_at_fit_net_and_fit_loss_stops_at_search_net():
     fit_loss(selected, losses).backward()
     assert all(p.grad is None for p in search_net.parameters())
     assert any(p.grad.norm() > 0 for p in fit_net.parameters())
+
+
+def test_steps_leave_every_net_but_their_own_without_a_gradient():
+    env, selector = started(initial=60, batch=10)
+    fit_net, batches = selector._rehearse(env.ballot)
+    selector._loss_optimizer(batches[0].inputs)
+    nets = {"fit": fit_net, "search": selector.search_net, "module": selector.loss_module, "task": env.campaign.model}
+
+    def touched(step):
+        for net in nets.values():
+            net.zero_grad()
+        step()
+        return {name for name, net in nets.items() if any(p.grad is not None and p.grad.any() for p in net.parameters())}
+
+    search = torch.optim.SGD(selector.search_net.parameters(), lr=0.0)
+    fit = torch.optim.SGD(fit_net.parameters(), lr=0.0)
+    losses = F.cross_entropy(fit_net(batches[0].inputs), batches[0].targets, reduction="none")  # with its graph
+    assert touched(lambda: selector._step_search(batches[0], losses, search, torch.tensor(1.0), 0.0)) == {"search"}
+    assert touched(lambda: selector._step_fit(fit_net, batches[0], fit)) == {"fit"}
 
 
 def test_threshold_and_spread_carry_no_gradient():
@@ -202,15 +221,21 @@ def test_a_candidate_that_marks_the_lowest_losses_ends_lowest():
 
 
 def test_permuting_a_batch_permutes_everything_alike():
-    inputs, losses, votes = planted(4)
+    inputs, _, votes = planted(4)
     with Streams(4).scoped("net"):
         net = mlp((8,), K).eval()
     lot = torch.randperm(B, generator=Streams(4)("lot"))
 
+    with Streams(5).scoped("module"):
+        fit_net, module = mlp((8,), 3).eval(), StageHead([s.shape[1:] for s in net.stages(inputs[:1])[0]])
+    targets = torch.arange(B) % 3
+
     def everything(rows):
         weights = net(inputs[rows]).softmax(1)
         scores = combined_scores(weights, votes[rows])
-        return weights, scores, soft_selection(scores, SHARE, 10.0), losses[rows]
+        entropies = F.cross_entropy(fit_net(inputs[rows]), targets[rows], reduction="none")
+        predicted = module(net.stages(inputs[rows])[0])[:, 0]
+        return weights, scores, soft_selection(scores, SHARE, 10.0), entropies, predicted
 
     with torch.no_grad():
         for straight, permuted in zip(everything(torch.arange(B)), everything(lot), strict=True):
@@ -219,8 +244,13 @@ def test_permuting_a_batch_permutes_everything_alike():
 
 def test_marks_belong_to_the_rows_they_were_computed_for():
     """Each candidate's marks, mapped back by row, are what it selects among the same rows in another order."""
-    env, selector = started()
-    _, batches = selector._rehearse(env.ballot)
+    env, selector = started(["margin", "entropy", "coreset"], initial=60)
+    fit_net, batches = selector._rehearse(env.ballot)
+    first, second = torch.arange(30), torch.arange(30, 60)
+    lot = torch.randperm(30, generator=Streams(4)("lot"))
+    straight, permuted = (selector._mark(env.ballot, fit_net, rows, first) for rows in (second, second[lot]))
+    assert torch.equal(straight[lot], permuted)
+    assert not torch.equal(straight, permuted)
     for batch in batches:
         assert torch.equal(batch.inputs, env.ballot.round.labeled_inputs[batch.rows])
         assert torch.equal(batch.targets, env.ballot.round.labels[batch.rows])
@@ -295,6 +325,20 @@ def test_the_printed_penalty_is_bounded_zero_at_its_target_and_flat_far_away(cou
     assert low <= float(value.detach()) <= high + 1e-6
     if count == 60.0:
         assert float(selected.grad.abs().max()) < 1e-6
+
+
+def test_the_printed_penalty_is_symmetric_grows_and_falls_towards_its_target():
+    def value(count):
+        return float(printed_penalty(torch.full((B,), count / B), 25.0))
+
+    for distance in (1.0, 3.0, 8.0):
+        assert value(25 - distance) == pytest.approx(value(25 + distance), abs=1e-5)
+        assert value(25 + distance) == pytest.approx(abs(1 / (1 + math.exp(0.5 * distance)) - 0.5), abs=1e-5)  # eq. 9
+    assert value(26) < value(27) < value(30) < 0.5
+    for count in (22.0, 28.0):
+        selected = torch.full((B,), count / B).requires_grad_()
+        printed_penalty(selected, 25.0).backward()
+        assert torch.sign(selected.grad.sum()) == math.copysign(1, count - 25)
 
 
 # check 7
@@ -397,6 +441,21 @@ def test_every_size_of_labelled_set_works_and_buys_exactly_the_batch(initial):
         assert len(set(bought)) == 9
         assert not set(bought) & known
         known |= set(bought)
+
+
+@pytest.mark.parametrize(("examples", "size"), [(152, 137), (13_175, 12_975), (73_457, 73_257)])
+def test_pools_of_every_size_give_exactly_the_batch_of_new_samples(examples, size):
+    """37 at first and twice 50: all of the smallest pool."""
+    env, selector = started(["margin", "entropy"], source=blobs(3, examples), initial=37, batch=50, split="age")
+    known, observation = set(env.campaign.pool.order), {}
+    assert len(env.campaign.pool) == size
+    for _ in range(2):
+        observation, *_ = env.step(selector.act(observation, env.ballot))
+        bought = set(env.query.indices.tolist())
+        assert len(bought) == len(env.query.indices) == 50
+        assert not bought & known
+        known |= bought
+    assert set(env.campaign.pool.order) == known <= set(range(size))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 11, 64, 137])

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from alenv.ballot import Ballot
 from alenv.campaign import Plan, action_weights
+from alenv.mixing import mix
+from alenv.rewards import ImportanceWeightedAccuracy, Trace
+from alenv.round import Round
 from alenv.runner import Runner
 from alenv.selector import Context
 from alenv.selectors.albl import ALBL
 from alenv.selectors.fixed import Fixed
 from alenv.selectors.random_pick import RandomPick
 from alenv.selectors.uniform_mixture import UniformMixture
+from alenv.strategies.uniform import Uniform
+from alenv.strategy import Strategy
 from alenv.streams import Streams
 
 
@@ -68,22 +74,24 @@ def test_albl_probabilities_stay_above_the_floor_and_sum_to_one():
 
 
 def bandit_run(gains, rounds, seed):
-    """Mean final probability of each arm after playing planted rewards."""
+    """Probabilities of the arms after each of so many rounds of planted rewards."""
     albl = began(ALBL(), strategies=len(gains), rounds=rounds)
-    draw = np.random.default_rng(seed)
+    draw, path = np.random.default_rng(seed), []
     for _ in range(rounds):
         p = albl.probabilities.numpy()
         arm = draw.choice(len(gains), p=p / p.sum())
         advice = [[float(k == arm)] for k in range(len(gains))]
         albl.update(transition(float(draw.random() < gains[arm]), advice, [float(p[arm])]))
-    return albl.probabilities.numpy()
+        path.append(albl.probabilities.numpy())
+    return np.array(path)
 
 
 def test_albl_finds_the_better_of_planted_arms_and_nothing_where_there_is_none():
     planted = np.mean([bandit_run([1.0, 0.0, 0.0], 300, seed) for seed in range(20)], axis=0)
     control = np.mean([bandit_run([0.5, 0.5, 0.5], 300, seed) for seed in range(20)], axis=0)
-    assert planted[0] > 0.6
-    assert np.abs(control - 1 / 3).max() < 0.1
+    assert planted[-1, 0] > 0.6
+    assert (np.diff(planted[::25, 0]) > 0).all(), "it rises all along"
+    assert np.abs(control[-1] - 1 / 3).max() < 0.1
 
 
 def test_albl_acts_with_exactly_its_probabilities():
@@ -119,6 +127,28 @@ def test_importance_weights_of_albl_estimate_pool_accuracy():
         weights = [1 / p for r in run.rounds[1:] for p in r.propensity]
         totals.append(np.mean(weights))
     assert 600 < np.mean(totals) < 2100  # about the 1,330 candidates; one in two purchases comes from the uniform sampler
+
+
+class OnlyEver(Strategy):
+    """Wishes for the second candidate."""
+
+    def select(self, round, budget):
+        return torch.arange(1, budget + 1)
+
+
+def test_importance_weighted_accuracy_is_unbiased_where_the_uniform_sampler_is_present():
+    """A purchase at a time from forty candidates, three in four of them right; hits alone would count .6 + .4 x .75 = .9."""
+    right, horizon, estimates = torch.arange(40) % 4 != 0, 4, []
+    ballot = Ballot(Round.from_arrays(embeddings=torch.zeros(40, 1)), {"one": OnlyEver(), "uniform": Uniform()}, 1)
+    for seed in range(800):
+        generator = Streams(seed)("draws")
+        bought = [mix("slots", torch.tensor([0.6, 0.4]), ballot, 1, generator) for _ in range(horizon)]
+        hits = right[torch.cat([batch.positions for batch in bought])]
+        propensity = torch.cat([batch.propensity for batch in bought])
+        trace = Trace(correct=lambda hits=hits: hits, propensity=propensity, pool_size=40, horizon=horizon)
+        estimates.append(ImportanceWeightedAccuracy()(trace))
+    assert np.mean(estimates) == pytest.approx(0.75, abs=4 * np.std(estimates) / math.sqrt(800))
+    assert np.std(estimates) / math.sqrt(800) < 0.03
 
 
 def test_fixed_has_exactly_its_one_strategy():
