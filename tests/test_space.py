@@ -21,6 +21,8 @@ MORE = {  # 290: less than N x C D
     "typiclust": "as kmeans",
     "dropquery": "three passes with dropout in blocks, and k-means with 1,500 centres",
     "probcover": "features of length 1 with and without labelled ones, centred, in two precisions",
+    "max_herding": "kernels that oneDNN compiles and keeps for some 40 shapes of blocks, 100 MB",
+    "uncertainty_herding": "as max_herding",
     "similar": "gradients' factors in blocks against 2,048 candidates",
 }
 EXCEPT = {"bait": "a step inverts matrices of C D = 4,000 parameters, 64 MB each, and takes minutes"}
