@@ -300,6 +300,35 @@ def batchbald(options: argparse.Namespace) -> Iterator[Contender]:
         yield Contender("scikit-activeml", lambda: batch_bald(probs, batch, n_MC_samples=1000, random_state=0), verdict)
 
 
+@case("bait")
+def bait(options: argparse.Namespace) -> Iterator[Contender]:
+    """Small enough for the exact form: 3,000 candidates, 20 classes, 64 dimensions, b = 100 with 200 labelled ones."""
+    round_ = everything(3000, 20, labeled=200, dim=64)
+    weight, _ = round_.head
+
+    def information(h: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        h = torch.nn.functional.pad(h, (0, 1), value=1.0).double()
+        parts = [torch.einsum("i,ik,il->kl", p[:, c].double(), h, h) for c in range(20)]
+        mixed = (p.double().unsqueeze(2) * h.unsqueeze(1)).flatten(1)
+        return torch.block_diag(*parts) - mixed.T @ mixed
+
+    known = round_.labeled_embeddings
+    goal = information(round_.embeddings, round_.probs) / 3000
+    start = information(known, (known @ weight.T).softmax(1)) + torch.eye(len(goal))
+
+    def trace(picks: Any, _: Any) -> str:
+        bought = start + information(round_.embeddings[picks], round_.probs[picks])
+        return f"trace {float(torch.linalg.solve(bought, goal).trace()):.4f}"
+
+    for name, changed in (("exact", {}), ("projected", {"max_parameters": 1}),
+                          ("projected, 400 considered", {"max_parameters": 1, "candidates": 400})):  # fmt: skip
+        strategy = library.build("strategy", "bait", **changed)
+        yield Contender(f"alenv, {name}", lambda strategy=strategy: strategy.select(round_, 100), trace)
+    for name in ("margin", "badge", "uniform"):
+        strategy = library.build("strategy", name)
+        yield Contender(name, lambda strategy=strategy: strategy.select(round_, 100), trace)
+
+
 @case("typiclust")
 def typiclust(options: argparse.Namespace) -> Iterator[Contender]:
     """b = 100 with 100 labelled ones, beside the rule as it was published: sklearn's clusters, neighbours anew at each visit."""

@@ -16,7 +16,9 @@ from alenv.strategy import Strategy, best_first
 
 STATE_ELEMENTS = 3 * 2**24  # numbers per array kept about the candidates: 192 MB of float32, three times
 PENDING = 256  # columns of updates that wait until they are subtracted from the inverse at once
-BLOCK = 1024  # rows of the inverse that are updated at once
+LABELS = 16  # labels whose columns are looked at where few columns are kept
+BLOCK = 1024  # rows of the inverse, or examples, that are worked on at once
+LEAST = 1e-30  # of a rate
 ROUNDING = 1e-5  # share by which a bound in float32 may be off
 
 
@@ -29,39 +31,45 @@ class BAIT(Strategy):
     O(U P^2 + P^3 + B (U C P + P^2 C)) time and O(U C^2 + P^2) memory. Candidates are scored by bounds that hold for all and cost
     products alone; only the leaders are solved for (`_Design.best`).
 
-    Deviations, where these would not fit: beyond `max_parameters`, [h, 1] is projected on the principal directions of the
-    candidates (about the origin) that leave at most so many; beyond `STATE_ELEMENTS` = U C^2, V keeps the columns of the
-    likeliest labels. Both are exact when nothing is left out. The authors' code weighs labelled examples by mean instead of sum.
+    Deviations. Beyond `max_parameters` these would not fit: parameters are projected on the `projected` principal directions of
+    the mean of I(x), as known from 2 `projected` of its columns; V keeps its `columns` principal columns; the mean is that of a
+    random part of `candidates` (or 4 B), and as many are considered, drawn in proportion to (tr I(x))^2. That is
+    O(n m (C + D + r) r + r^3 + B n m^2 r) time and O(n m r) memory for n considered, m columns, r directions, after one pass over
+    the pool, and exact where nothing is left out. Up to it, beyond `STATE_ELEMENTS` = U C^2, V keeps the columns of the likeliest
+    labels. The authors' code weighs labelled examples by mean instead of sum.
 
     Args:
         regularization: lambda.
         oversample: candidates added, in multiples of B.
-        max_parameters: P at most.
+        max_parameters: P up to which nothing is projected.
+        projected: directions beyond it.
+        columns: of each V beyond it.
+        candidates: considered beyond it, at least (and 2 `oversample` B).
     """
 
     family = "hybrid"
     needs = frozenset({"probs", "embeddings", "labeled_embeddings", "head"})
 
-    def __init__(self, regularization: float = 1.0, oversample: float = 2.0, max_parameters: int = 4096) -> None:
+    def __init__(
+        self, regularization: float = 1.0, oversample: float = 2.0, max_parameters: int = 4096,
+        projected: int = 512, columns: int = 3, candidates: int = 4000,
+    ) -> None:  # fmt: skip
+        if min(projected, columns, candidates) < 1:
+            raise ValueError(f"bait: expected projected, columns and candidates >= 1, got {projected}, {columns}, {candidates}")
         self.regularization, self.oversample, self.max_parameters = regularization, oversample, max_parameters
+        self.projected, self.columns, self.candidates = projected, columns, candidates
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return positions in the order they were added."""
         generator = round.generator("bait")
-        columns = max(1, min(round.num_classes, int((STATE_ELEMENTS / len(round)) ** 0.5)))
-        axes = self._axes(round)
-        factors = _Factors.of(round.embeddings, round.probs, axes, columns)
-        weight, bias = round.head
-        known = round.labeled_embeddings
-        labeled = _Factors.of(known, (known @ weight.T + bias).softmax(1), axes, columns)
-        information = factors.fisher() / len(round)
-        precision = labeled.fisher()
+        whole = round.num_classes * (round.embeddings.shape[1] + 1) <= self.max_parameters
+        part, factors, information, precision = self._whole(round) if whole else self._projected(round, budget, generator)
         precision.diagonal().add_(self.regularization)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(precision))
-        design = _Design.of(factors, information.to(factors.h), inverse.to(factors.h))
-        lot = torch.randperm(len(round), generator=generator, device=round.device)
-        left, added = torch.ones(len(round), dtype=torch.bool, device=round.device), list[Tensor]()
-        while len(added) < min(max(budget, int(self.oversample * budget)), len(round)):
+        design = _Design.of(factors, information.to(round.embeddings), inverse.to(round.embeddings))
+        lot = torch.randperm(len(part), generator=generator, device=round.device)
+        left, added = torch.ones(len(part), dtype=torch.bool, device=round.device), list[Tensor]()
+        while len(added) < min(max(budget, int(self.oversample * budget)), len(part)):
             added.append(design.best(left, lot).view(1))
             design.move(added[-1], 1)
             left[added[-1]] = False
@@ -72,16 +80,43 @@ class BAIT(Strategy):
             drop = best_first((-design.change(-1)).masked_fill(~kept, -torch.inf), generator, 1)
             design.move(drop, -1)
             kept[drop] = False
-        return picks[kept]
+        return part[picks[kept]]
 
-    def _axes(self, round: Round) -> Float[Tensor, "E K"] | None:
-        """Return the directions to project on; None where all fit."""
-        h = round.embeddings
-        size = max(1, self.max_parameters // round.num_classes)
-        if size > h.shape[1]:
-            return None
-        moments = sum((x.T @ x for x in (_biased(part).double() for part in h.split(4096))), torch.zeros(()))
-        return torch.linalg.eigh(moments).eigenvectors[:, -size:].to(h)
+    def _whole(self, round: Round) -> tuple[Int[Tensor, " n"], "_Factors", Float[Tensor, "P P"], Float[Tensor, "P P"]]:
+        """Return all candidates, their factors and mean information, and the labelled examples' information."""
+        columns = max(1, min(round.num_classes, int((STATE_ELEMENTS / len(round)) ** 0.5)))
+        factors = _Factors.of(round.embeddings, round.probs, columns)
+        every = torch.arange(len(round), device=round.device)
+        return every, factors, factors.fisher() / len(round), _Factors.of(*_labeled(round), columns).fisher()
+
+    def _projected(
+        self, round: Round, budget: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, " n"], "_Projected", Float[Tensor, "P P"], Float[Tensor, "P P"]]:
+        """Return the same of the candidates that are considered, on the principal directions of a random part."""
+        h, probs = round.embeddings, round.probs
+        count = max(self.candidates, int(2 * self.oversample * budget))
+        sample = torch.randperm(len(round), generator=generator, device=round.device)[:count]
+        axes = _Axes.of(_Columns.of(h[sample], probs[sample], self.columns), self.projected, generator)
+        lengths = (1 + _squares(h)) * (1 - _squares(probs))  # tr I(x)
+        part = _race(lengths.square(), generator).topk(min(count, len(lengths)), largest=False).indices
+        information = axes.fisher(h[sample], probs[sample], self.columns) / len(sample)
+        factors = axes.project(_Columns.of(h[part], probs[part], self.columns))
+        return part, factors, information, axes.fisher(*_labeled(round), self.columns)
+
+
+def _squares(x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+    return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square_()
+
+
+def _race(rate: Float[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, " n"]:
+    """Return when each arrives: the first k are drawn in proportion to `rate`, without replacement."""
+    rate = rate.double().clamp(min=LEAST)
+    return torch.empty_like(rate).exponential_(generator=generator).div_(rate)
+
+
+def _labeled(round: Round) -> tuple[Float[Tensor, "L D"], Float[Tensor, "L C"]]:
+    h, (weight, bias) = round.labeled_embeddings, round.head
+    return h, (h @ weight.T + bias).softmax(1)
 
 
 def _biased(h: Float[Tensor, "n D"]) -> Float[Tensor, "n E"]:
@@ -96,11 +131,11 @@ class _Factors(NamedTuple):
     labels: Int[Tensor, "n m"]  # the columns of V that are kept
 
     @classmethod
-    def of(cls, h: Tensor, probs: Tensor, axes: Tensor | None, columns: int) -> "_Factors":
+    def of(cls, h: Tensor, probs: Tensor, columns: int) -> "_Factors":
         h = _biased(h)
         labels = torch.arange(columns, device=h.device).expand(len(h), -1)
         likeliest = labels if columns == probs.shape[1] else probs.topk(columns, dim=1).indices
-        return cls(h if axes is None else h @ axes, probs, likeliest)
+        return cls(h, probs, likeliest)
 
     def at(self, rows: Int[Tensor, " k"] | slice) -> "_Factors":
         return _Factors(self.h[rows], self.probs[rows], self.labels[rows])
@@ -114,6 +149,10 @@ class _Factors(NamedTuple):
         """Return the C x m factors: column y is sqrt(p_y) (e_y - p)."""
         columns = F.one_hot(self.labels, self.probs.shape[1]).to(self.probs) - self.probs.unsqueeze(1)
         return (columns * self.probs.gather(1, self.labels).sqrt().unsqueeze(2)).mT
+
+    def flat(self) -> Float[Tensor, "n m P"]:
+        """Return V^T."""
+        return torch.einsum("ncm,nk->nmck", self.roots(), self.h).flatten(2)
 
     def times(self, y: Float[Tensor, "j P"]) -> Iterator[tuple[slice, Float[Tensor, "n m j"]]]:
         """Yield V^T y^T of the candidates, block by block."""
@@ -156,6 +195,87 @@ class _Factors(NamedTuple):
         return total.flatten(2).flatten(0, 1)
 
 
+class _Columns(NamedTuple):
+    """Columns a (x) [h, 1] of V, the same number of each candidate."""
+
+    a: Float[Tensor, "n m C"]
+    h: Float[Tensor, "n E"]
+
+    @classmethod
+    def of(cls, h: Float[Tensor, "n D"], probs: Float[Tensor, "n C"], count: int) -> "_Columns":
+        """Return the principal columns: V's products with the leading eigenvectors of V^T V, of the likeliest labels."""
+        p, labels = probs.topk(min(LABELS, probs.shape[1]), dim=1)
+        among = probs.square().sum(1).view(-1, 1, 1) - p.unsqueeze(1) - p.unsqueeze(2)
+        among.diagonal(dim1=1, dim2=2).add_(1)
+        root = p.sqrt()
+        turned = torch.linalg.eigh(root.unsqueeze(2) * among * root.unsqueeze(1)).eigenvectors[:, :, -count:].mT * root.unsqueeze(
+            1
+        )
+        a = -turned.sum(2, keepdim=True) * probs.unsqueeze(1)
+        return cls(a.scatter_add_(2, labels.unsqueeze(1).expand_as(turned), turned), _biased(h))
+
+
+class _Axes(NamedTuple):
+    """Directions in the space of parameters, as sums of columns a (x) h."""
+
+    a: Float[Tensor, "q C"]
+    h: Float[Tensor, "q E"]
+    sums: Float[Tensor, "r q"]
+
+    @classmethod
+    def of(cls, columns: _Columns, count: int, generator: torch.Generator) -> "_Axes":
+        """Return the principal directions of sum V V^T, as known from twice as many columns.
+
+        These are drawn in proportion to their squared lengths, and each stands for as many as its chance says.
+        """
+        a, h = columns.a.flatten(0, 1), columns.h.repeat_interleave(columns.a.shape[1], 0)
+        rate = (_squares(a) * _squares(h)).clamp(min=LEAST)
+        first = _race(rate, generator).topk(min(2 * count + 1, len(rate)), largest=False)
+        end = first.values[-1] if len(rate) > 2 * count else rate.new_tensor(torch.inf)
+        drawn = first.indices[: 2 * count]
+        chance = -torch.expm1(-rate[drawn] * end)
+        a, h = a[drawn] / chance.sqrt().to(a).unsqueeze(1), h[drawn]
+        values, vectors = torch.linalg.eigh((a.double() @ a.double().T) * (h.double() @ h.double().T))
+        scale = values.rsqrt().where(values > 100 * torch.finfo(h.dtype).eps * values[-1], 0.0)
+        return cls(a, h, (vectors * scale)[:, -count:].T.to(h).contiguous())
+
+    def project(self, columns: _Columns) -> "_Projected":
+        """Return the components of columns along the axes."""
+        pieces, size = [], max(1, CHUNK_ELEMENTS // (len(self.a) * columns.a.shape[1]))
+        for a, h in zip(columns.a.split(size), columns.h.split(size), strict=True):
+            seen = products(a.flatten(0, 1), self.a).unflatten(0, a.shape[:2])
+            seen *= products(h, self.h).unsqueeze(1)
+            pieces.append(products(seen.flatten(0, 1), self.sums).unflatten(0, a.shape[:2]))
+        return _Projected(torch.cat(pieces))
+
+    def fisher(self, h: Float[Tensor, "n D"], probs: Float[Tensor, "n C"], columns: int) -> Float[Tensor, "r r"]:
+        """Return the sum of V V^T along the axes, in float64."""
+        total = torch.zeros(len(self.sums), len(self.sums), dtype=torch.float64, device=h.device)
+        for part in zip(h.split(BLOCK), probs.split(BLOCK), strict=True) if len(h) else ():
+            root = self.project(_Columns.of(*part, columns)).roots.flatten(0, 1).double()
+            total.addmm_(root.T, root)
+        return total
+
+
+class _Projected(NamedTuple):
+    """V^T of each of n candidates, written out."""
+
+    roots: Float[Tensor, "n m r"]
+
+    def at(self, rows: Int[Tensor, " k"] | slice) -> "_Projected":
+        return _Projected(self.roots[rows])
+
+    def flat(self) -> Float[Tensor, "n m r"]:
+        return self.roots
+
+    def times(self, y: Float[Tensor, "j r"]) -> Iterator[tuple[slice, Float[Tensor, "n m j"]]]:
+        yield slice(None), self.roots @ y.T
+
+    def between(self, matrix: Float[Tensor, "r r"]) -> Float[Tensor, "n m m"]:
+        parts = self.roots.split(max(1, CHUNK_ELEMENTS // self.roots[0].numel()))
+        return torch.cat([products(part.flatten(0, 1), matrix).view_as(part) @ part.mT for part in parts])
+
+
 @dataclass
 class _Design:
     """The inverse of M, and what it says about candidates x: inner = V^T M^-1 V and outer = V^T M^-1 I M^-1 V.
@@ -165,7 +285,7 @@ class _Design:
         solved: (I + inner)^-1 as it was when last looked at.
     """
 
-    factors: _Factors
+    factors: "_Factors | _Projected"
     information: Float[Tensor, "P P"]
     inverse: Float[Tensor, "P P"]
     inner: Float[Tensor, "n m m"]
@@ -174,7 +294,7 @@ class _Design:
     pending: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, factors: _Factors, information: Float[Tensor, "P P"], inverse: Float[Tensor, "P P"]) -> "_Design":
+    def of(cls, factors: "_Factors | _Projected", information: Float[Tensor, "P P"], inverse: Float[Tensor, "P P"]) -> "_Design":
         inner = factors.between(inverse)
         outer = factors.between(products(products(inverse, information), inverse))
         return cls(factors, information, inverse.clone(memory_format=torch.contiguous_format), inner, outer, _inverse(inner))
@@ -206,7 +326,7 @@ class _Design:
     def move(self, pick: Int[Tensor, " 1"], sign: int) -> None:
         """Add (1) or remove (-1) a candidate."""
         chosen = self.factors.at(pick)
-        root = torch.einsum("cm,k->mck", chosen.roots()[0], chosen.h[0]).flatten(1)  # V^T, (m, P)
+        root = chosen.flat()[0]
         y = self.solve(root)
         informed = products(y, self.information)
         middle = torch.eye(len(root)).to(root).double() + sign * (root.double() @ y.double().T)
