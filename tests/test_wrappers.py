@@ -332,6 +332,13 @@ def test_the_gate_holds_back_what_all_draws_call_a_coin_toss():
     assert AbstentionGate(Given(), gamma=0.5).select(round, 4).tolist() == [0, 1, 2, 3], "all gated: the inner order"
 
 
+def test_the_gate_leaves_the_inner_strategy_alone_where_every_draw_is_sure():
+    gap = 0.5 + 0.4 * torch.rand(30, generator=Streams(6)("gate"))
+    draws = gaps(*(torch.stack([gap, gap, gap], 1) * torch.where(torch.arange(30) % 2 == 0, 1, -1)[:, None]).tolist())
+    round = Round.from_arrays(mc_probs=draws, probs=draws.mean(0))
+    assert torch.equal(AbstentionGate(Margin(), gamma=0.2).select(round, 12), Margin().select(round, 12))
+
+
 def test_the_gate_compares_the_likeliest_classes_of_the_mean():
     draws = torch.tensor([[[0.3, 0.3, 0.4]], [[0.5, 0.5, 0.0]]])  # first draw: class 2 leads; on average 0 and 1, always equal
     other = torch.tensor([[[0.5, 0.5, 0.0]], [[0.9, 0.0, 0.1]]])
