@@ -59,13 +59,13 @@ class Pool:
             ValueError: lengths differ, an index is out of range, repeated or already revealed, or a label is no class. Nothing
                 is changed then.
         """
-        wanted = indices.tolist()
+        wanted, size = indices.tolist(), len(self)
         if len(wanted) != len(labels):
             raise ValueError(f"expected one label per index ({len(wanted)}), got {len(labels)}")
         if len(set(wanted)) != len(wanted):
             raise ValueError("an index is revealed twice in one batch; every index may be bought once")
-        if any(not 0 <= i < len(self) for i in wanted):
-            raise ValueError(f"expected pool indices in 0..{len(self) - 1}, got {min(wanted)}..{max(wanted)}")
+        if any(not 0 <= i < size for i in wanted):
+            raise ValueError(f"expected pool indices in 0..{size - 1}, got {min(wanted)}..{max(wanted)}")
         known = indices[self.labels[indices] != HIDDEN].tolist()
         if known:
             raise ValueError(f"indices {known[:5]} were bought before; a label is revealed once")
