@@ -95,7 +95,7 @@ class _Cluster:
     def typicality(self) -> Float[Tensor, " n"]:
         """Return 1 / mean distance to the nearest of those left, -inf for those that are not."""
         needed = min(self.neighbors, self.size // 2)
-        typicality = torch.full((len(self.x),), -torch.inf, device=self.x.device)
+        typicality = self.distance.new_full((len(self.x),), -torch.inf)
         if needed == 0:
             return typicality.masked_fill_(self.free, 1.0)
         nth = self.free[self.which].cumsum(1)
