@@ -211,7 +211,7 @@ class _Filter:
         if float(within.max()) < -slack:
             return None
         i, j = torch.nonzero(within.abs() <= slack, as_tuple=True)
-        inside = within.gt_(0).float()
+        inside = within.gt_(0).to(self.rows.dtype)
         left, right = self.rows[some], self.rows[others]
         if len(i) > within.numel() // DENSE:
             return ball(_closeness(left, right))

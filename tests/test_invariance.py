@@ -13,11 +13,6 @@ ARRAYS = ("probs", "logits", "embeddings", "labeled_embeddings", "discarded_embe
 OF_THE_MODEL = {"probs", "logits", "mc_probs", "head", "model"}  # what a head gone NaN spoils
 NETS_OF_THEIR_OWN = {"lfosa"}  # of the model they read the family alone
 
-SINGLE_ONLY = {
-    "dcom",
-    "probcover",
-}  # covers of double precision, where bfloat16 is native, mix both kinds: a defect of `alenv.coverage`
-
 
 def started(name):
     strategy = library.build("strategy", name)
@@ -53,11 +48,7 @@ def test_the_order_of_the_pool_changes_no_pick_where_nothing_is_drawn(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(raises=RuntimeError, strict=False)) if name in SINGLE_ONLY else name
-        for name in STRATEGIES
-        if not library.build("strategy", name).needs & {"inputs", "model"}
-    ],
+    [name for name in STRATEGIES if not library.build("strategy", name).needs & {"inputs", "model"}],
 )
 def test_double_precision_buys_what_single_precision_does_where_nothing_is_drawn(name):
     strategy, world = started(name)
