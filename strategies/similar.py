@@ -12,6 +12,7 @@ from alenv.ops import lazy_argmax
 from alenv.round import Round
 from alenv.strategy import Strategy
 
+BLOCK = 2**19  # similarities made at once: 2 MB of float32; memory for larger ones goes back to the system and comes again
 LEAST = 1e-9  # variance; scaled similarities are not always those of a positive matrix
 
 
@@ -80,10 +81,11 @@ class Similar(Strategy):
         level = self.nu * ground.nearest(private)  # what a similarity must exceed to add anything
 
         def reached(rows: Tensor) -> Float[Tensor, "k V"]:
-            return torch.minimum(self._candidates(round, rows).similarities(ground), cap)
+            found = self._candidates(round, rows).similarities(ground)
+            return torch.minimum(found, cap, out=found)
 
         def gains(rows: Tensor) -> Float[Tensor, " k"]:
-            parts = rows.split(max(1, CHUNK_ELEMENTS // len(level)))
+            parts = rows.split(max(1, BLOCK // len(level)))
             return torch.cat([reached(part).sub_(level).clamp_(min=0).sum(1) for part in parts])
 
         bounds, picks = gains(torch.arange(len(round), device=round.device)), [lot[:0]]
@@ -154,7 +156,7 @@ class _Points(NamedTuple):
 
     def similarities(self, others: "_Points") -> Float[Tensor, "n k"]:
         """Return (1 + cosine) / 2."""
-        return torch.addcmul(self.h.new_tensor(0.5), products(self.a, others.a), products(self.h, others.h), value=0.5)
+        return products(self.h, others.h).mul_(products(self.a, others.a)).add_(1).mul_(0.5)
 
     def nearest(self, others: "_Points") -> Float[Tensor, " n"]:
         """Return the largest similarity to any of the others, 0 if there are none; block by block."""
