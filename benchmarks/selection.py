@@ -12,6 +12,7 @@ To add a case, decorate a function that takes the options and yields `Contender`
 
 import argparse
 import ctypes
+import functools
 import importlib.util
 import json
 import math
@@ -35,9 +36,12 @@ from torch.nn.functional import normalize
 from alenv import coverage, geometry, library, ops
 from alenv.device import has_native_bfloat16
 from alenv.gradients import pseudo_gradients
-from alenv.round import Round
+from alenv.nets.linear import linear
+from alenv.pool import OUTSIDE, Pool
+from alenv.round import Purchase, Round
 from alenv.strategy import Strategy
 from alenv.streams import Streams
+from alenv.trainer import Trainer
 from alenv.version import VERSION
 
 DIM = 512
@@ -109,6 +113,25 @@ def everything(size: int, classes: int, labeled: int = 1000, dim: int = DIM) -> 
         logits=x @ weight.T, embeddings=x, head=(weight, torch.zeros(classes)), labels=torch.arange(labeled) % classes,
         labeled_embeddings=known, discarded_embeddings=known[:0], mc_probs=probabilities(x, classes, draws=5),
     )  # fmt: skip
+
+
+def modelled(strategy: Strategy, size: int, classes: int, labeled: int = 1000, dim: int = DIM) -> Round:
+    """A round of a linear model, with the heads and features that a strategy needs, and a purchase, a fifth of it discarded."""
+    trainer, streams, last = Trainer(device="cpu"), Streams(0), max(10, labeled // 5)
+    x = clustered(size + labeled + last, dim=dim)
+    with streams.scoped("model"):
+        model = linear((dim,), classes)
+        for head in strategy.heads():
+            model.aux[head.name] = head.build([x.shape[1:]], classes, labeled)
+    model.linear.weight.data = 4 * torch.randn(classes, dim, generator=streams("head"))
+    pool = Pool(len(x), classes)
+    pool.reveal(torch.arange(labeled), [i % classes for i in range(labeled)])
+    bought = torch.arange(labeled, labeled + last)
+    pool.reveal(bought, [i % classes if i % 5 else OUTSIDE for i in range(last)])
+    model.eval().requires_grad_(False)
+    features = {need.partition(":")[2]: x for need in strategy.needs if need.startswith("features:")}
+    purchase = Purchase(bought, pool.labels[bought], trainer.outputs(model, x[bought]))
+    return Round.of_model(model, x, pool, trainer.outputs, streams, last=purchase, features=features)
 
 
 # Cases
@@ -452,24 +475,23 @@ def sweep(options: argparse.Namespace) -> Iterator[tuple[str, list[float] | str]
     takes less than a second is repeated, and the least counts. With `options.limit`, a fork has that many bytes of address space
     to spare.
     """
-    round_ = everything(options.size, options.classes, dim=options.dim)
-    tiny = everything(200, options.classes, labeled=2 * options.classes, dim=options.dim)
+    plain = everything(options.size, options.classes, dim=options.dim)
+    small = everything(200, options.classes, labeled=2 * options.classes, dim=options.dim)
     for name in ("probs", "logits", "mc_probs"):
-        getattr(round_, name)  # not a strategy's cost
-    for name in options.strategies or measurable():
+        getattr(plain, name)  # not a strategy's cost
+    for name in options.strategies or library.names("strategy"):
         strategy, found = library.build("strategy", name), list[list[float]]()
+        round_, tiny = plain, small
+        if not strategy.needs <= GIVEN or strategy.heads():
+            round_ = modelled(strategy, options.size, options.classes, dim=options.dim)
+            tiny = modelled(strategy, 200, options.classes, 2 * options.classes, options.dim)
+            _ = round_.probs, round_.aux
         while len(found) < (options.repeats if found and found[0][0] < 1 else 1):
-            said = forked(lambda strategy=strategy: selected(strategy, round_, tiny, options))  # type: ignore[misc]
+            said = forked(functools.partial(selected, strategy, round_, tiny, options))
             if not isinstance(said, list):
                 break
             found.append(said)
         yield name, [min(runs) for runs in zip(*found, strict=True)] if found else said
-
-
-def measurable() -> list[str]:
-    """Return the strategies that such a round suffices for."""
-    built = {name: library.build("strategy", name) for name in library.names("strategy")}
-    return [name for name, strategy in built.items() if strategy.needs <= GIVEN and not strategy.heads()]
 
 
 def forked(run: Callable[[], list[float] | str]) -> list[float] | str:
@@ -516,7 +538,7 @@ def swept(names: list[str], **changed: int) -> dict[str, list[float] | str]:
 
 def growth(options: argparse.Namespace) -> Iterator[str]:
     """Fit seconds ~ N^exponent, and the same of memory: what is too little to measure counts as `LEAST`."""
-    everyone, usual = options.strategies or measurable(), {"dim": DIM, "classes": 10, "batch": 100}
+    everyone, usual = options.strategies or library.names("strategy"), {"dim": DIM, "classes": 10, "batch": 100}
     groups: dict[str, list[str]] = {}
     for name in everyone:
         groups.setdefault(json.dumps(usual | SMALLER.get(name, {})), []).append(name)
@@ -534,13 +556,11 @@ def growth(options: argparse.Namespace) -> Iterator[str]:
             seconds = ", ".join(f"{run[0]:.3g}" for run in runs)
             verdict = f"exponents {time_:.2f} (goal {bound}), {memory:.2f} (goal {LINEAR_BOUND})"
             yield f"{what} {seconds} | | {runs[-1][1]:.0f} | {verdict} |"
-    left = sorted(set(library.names("strategy")) - set(measurable()))
-    yield f"| growth | not measured: {', '.join(left)} | | | | they read a model, heads or features |"
 
 
 def space(options: argparse.Namespace) -> Iterator[str]:
     """Select from a large pool with `SPACE` bytes of address space over it."""
-    names = options.strategies or measurable()
+    names = options.strategies or library.names("strategy")
     for name, found in swept(names, size=options.size, batch=options.batch, classes=100, repeats=1, limit=SPACE).items():
         if isinstance(found, str):
             yield f"| space:{name} | alenv, 100 classes | | | | failed: {found} |"
@@ -626,7 +646,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=50_000)
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--strategies", nargs="+", help="of growth and space (default: all that such a round suffices for)")
+    parser.add_argument("--strategies", nargs="+", help="of growth and space (default: all)")
     parser.add_argument("--write", type=Path, help="write the table to this file too")
     for hidden, kind in (("--case", str), ("--classes", int), ("--limit", int), ("--dim", int)):
         parser.add_argument(hidden, type=kind, default=DIM if hidden == "--dim" else None, help=argparse.SUPPRESS)

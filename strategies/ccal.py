@@ -1,12 +1,15 @@
 """CCAL (Du et al., "Contrastive Coding for Active Learning under Class Distribution Mismatch", ICCV 2021)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from alenv.features import Features
-from alenv.geometry import CHUNK_ELEMENTS
+from alenv.geometry import CHUNK_ELEMENTS, products
+from alenv.ops import largest
 from alenv.round import Round
 from alenv.strategy import Strategy, best_first
 
@@ -66,12 +69,10 @@ class CCAL(Strategy):
             return torch.zeros(len(round), 0, device=round.device), torch.full((len(round),), -1, device=round.device)
         cosine, which = round.once(self, self._nearest)
         likeness = torch.tanh(self.sharpness * (_scaled(cosine) - self.threshold) / 2)
-        mine, anchors = _views(round.features(self.distinctive))
-        columns = []
-        for label in classes:
-            typical = [_typical(x, a) for x, a in zip(mine, anchors[:, round.labels == label], strict=True)]
-            columns.append(likeness + 1 - _scaled(torch.stack(typical).mean(0)))
-        return torch.stack(columns, 1), round.labels[which]
+        own = [torch.nonzero(round.labels == label).flatten() for label in classes]
+        views = zip(*_views(round.features(self.distinctive)), strict=True)
+        typical = torch.stack([_typical(x, [anchors[rows] for rows in own]) for x, anchors in views]).mean(0)
+        return (likeness + 1 - _scaled(typical)).T, round.labels[which]
 
     def purity(self, round: Round) -> Float[Tensor, " U"] | None:
         """Return the largest semantic cosine with a labelled example, of which S is an increasing function."""
@@ -80,8 +81,9 @@ class CCAL(Strategy):
     def _nearest(self, round: Round) -> tuple[Float[Tensor, " U"], Int[Tensor, " U"]]:
         """Return the semantic cosine with the nearest labelled example, and which one that is."""
         semantic = round.features(self.semantic)
-        cosine, which = _two_nearest(F.normalize(semantic.candidates, dim=1), F.normalize(semantic.labeled, dim=1))
-        return cosine[:, 0], which[:, 0]
+        x, anchors = (F.normalize(part, dim=1) for part in (semantic.candidates, semantic.labeled))
+        found = [largest(products(anchors, block)) for block in x.split(max(1, CHUNK_ELEMENTS // len(anchors)))]
+        return torch.cat([cosine for cosine, _ in found]), torch.cat([which for _, which in found])
 
 
 def _views(features: Features) -> list[Float[Tensor, "V n F"]]:
@@ -90,23 +92,21 @@ def _views(features: Features) -> list[Float[Tensor, "V n F"]]:
     return [F.normalize(part.unflatten(1, (features.views, -1)), dim=2).transpose(0, 1) for part in parts]
 
 
-def _typical(x: Float[Tensor, "U F"], anchors: Float[Tensor, "M F"]) -> Float[Tensor, " U"]:
-    """Return 2 c1 - c2 + cos(a1, a2)."""
-    cosine, which = _two_nearest(x, anchors)
-    if len(anchors) < 2:
-        return 2 * cosine[:, 0]
-    between = (anchors[which[:, 0]] * anchors[which[:, 1]]).sum(1)
-    return 2 * cosine[:, 0] - cosine[:, 1] + between
+def _typical(x: Float[Tensor, "U F"], anchors: Sequence[Float[Tensor, "M F"]]) -> Float[Tensor, "K U"]:
+    """Return 2 c1 - c2 + cos(a1, a2) with the anchors of each of K classes; block by block, one product for all of them."""
+    together, between, sizes = torch.cat(list(anchors)), [each @ each.T for each in anchors], [len(each) for each in anchors]
+    found, rows = x.new_empty(len(anchors), len(x)), max(1, CHUNK_ELEMENTS // len(together))
+    for block, some in zip(x.split(rows), found.split(rows, 1), strict=True):
+        for cosines, gram, out in zip(products(together, block).split(sizes), between, some, strict=True):
+            first, nearest = largest(cosines)
+            out.copy_(2 * first)
+            if len(gram) > 1:
+                second, other = largest(cosines.scatter_(0, nearest.unsqueeze(0), -torch.inf))
+                out += gram[nearest, other] - second
+    return found
 
 
-def _two_nearest(x: Float[Tensor, "U F"], anchors: Float[Tensor, "M F"]) -> tuple[Float[Tensor, "U k"], Int[Tensor, "U k"]]:
-    """Return the two (or one) largest cosines of unit rows with `anchors`, and which anchors they are; block by block."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, len(anchors)))
-    found = [(block @ anchors.T).topk(min(2, len(anchors))) for block in x.split(rows)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
-
-
-def _scaled(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return values scaled to [0, 1]; equal ones become 0."""
-    low, high = values.min(), values.max()
+def _scaled(values: Float[Tensor, "*K n"]) -> Float[Tensor, "*K n"]:
+    """Return each row scaled to [0, 1]; equal values become 0."""
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
     return (values - low) / torch.where(high > low, high - low, 1.0)
