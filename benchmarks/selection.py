@@ -485,7 +485,8 @@ def sweep(options: argparse.Namespace) -> Iterator[tuple[str, list[float] | str]
         if not strategy.needs <= GIVEN or strategy.heads():
             round_ = modelled(strategy, options.size, options.classes, dim=options.dim)
             tiny = modelled(strategy, 200, options.classes, 2 * options.classes, options.dim)
-            _ = round_.probs, round_.aux
+            named = [need.partition(":")[2] for need in strategy.needs if need.startswith("features:")]
+            _ = round_.probs, round_.aux, [round_.features(name).candidates for name in named]
         while len(found) < (options.repeats if found and found[0][0] < 1 else 1):
             said = forked(functools.partial(selected, strategy, round_, tiny, options))
             if not isinstance(said, list):

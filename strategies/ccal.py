@@ -81,23 +81,25 @@ class CCAL(Strategy):
     def _nearest(self, round: Round) -> tuple[Float[Tensor, " U"], Int[Tensor, " U"]]:
         """Return the semantic cosine with the nearest labelled example, and which one that is."""
         semantic = round.features(self.semantic)
-        x, anchors = (F.normalize(part, dim=1) for part in (semantic.candidates, semantic.labeled))
-        found = [largest(products(anchors, block)) for block in x.split(max(1, CHUNK_ELEMENTS // len(anchors)))]
+        x, anchors = semantic.candidates, F.normalize(semantic.labeled, dim=1)
+        blocks = x.split(max(1, CHUNK_ELEMENTS // len(anchors)))
+        found = [largest(products(anchors, F.normalize(block, dim=1))) for block in blocks]
         return torch.cat([cosine for cosine, _ in found]), torch.cat([which for _, which in found])
 
 
 def _views(features: Features) -> list[Float[Tensor, "V n F"]]:
-    """Return unit features of candidates and of labelled examples, view by view."""
+    """Return features of candidates and of labelled examples, view by view."""
     parts = (features.candidates, features.labeled)
-    return [F.normalize(part.unflatten(1, (features.views, -1)), dim=2).transpose(0, 1) for part in parts]
+    return [part.unflatten(1, (features.views, -1)).transpose(0, 1) for part in parts]
 
 
 def _typical(x: Float[Tensor, "U F"], anchors: Sequence[Float[Tensor, "M F"]]) -> Float[Tensor, "K U"]:
     """Return 2 c1 - c2 + cos(a1, a2) with the anchors of each of K classes; block by block, one product for all of them."""
-    together, between, sizes = torch.cat(list(anchors)), [each @ each.T for each in anchors], [len(each) for each in anchors]
+    anchors = [F.normalize(each, dim=1) for each in anchors]
+    together, between, sizes = torch.cat(anchors), [each @ each.T for each in anchors], [len(each) for each in anchors]
     found, rows = x.new_empty(len(anchors), len(x)), max(1, CHUNK_ELEMENTS // len(together))
     for block, some in zip(x.split(rows), found.split(rows, 1), strict=True):
-        for cosines, gram, out in zip(products(together, block).split(sizes), between, some, strict=True):
+        for cosines, gram, out in zip(products(together, F.normalize(block, dim=1)).split(sizes), between, some, strict=True):
             first, nearest = largest(cosines)
             out.copy_(2 * first)
             if len(gram) > 1:
