@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alenv.device import has_native_bfloat16, pick_device
 from alenv.gathered import Gathered
+from alenv.geometry import products
 from alenv.memory import in_blocks
 from alenv.metrics import classification
 from alenv.model import TaskModel
@@ -168,17 +169,10 @@ def wide_logits(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> list[Fl
     step = max(16, min(PIECE_ELEMENTS // len(weight), 8 * PIECE_ELEMENTS // h.shape[1])) if h.is_cpu else max(1, len(h))
     for start in range(0, len(h), step):
         some = h[start : start + step]
-        wide = _product(weight, some if len(some) >= 16 else F.pad(some, (0, 0, 0, 16 - len(some)))).add_(bias)
+        wide = products(weight, some if len(some) >= 16 else F.pad(some, (0, 0, 0, 16 - len(some)))).add_(bias)
         for into, part in zip(found, wide[: sum(sizes), : len(some)].split(sizes), strict=True):
             into[:, start : start + step] = part
     return [logits.T for logits in found]
-
-
-def _product(a: Float[Tensor, "m D"], b: Float[Tensor, "n D"]) -> Float[Tensor, "m n"]:
-    """Return a b^T; on CPU by oneDNN where torch has it, which needs half the time of MKL on an AMD EPYC."""
-    if a.is_cpu and torch.backends.mkldnn.is_available():
-        return F.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
-    return a @ b.T
 
 
 def _lengths(model: TaskModel, inputs: Tensor | Gathered) -> Int[Tensor, " n"] | None:
