@@ -23,7 +23,7 @@ from alenv.job import Job
 from alenv.metrics import purchase
 from alenv.mixing import Batch, Mixing, mix, sample_draw, sample_mix, sample_shares
 from alenv.model import TaskModel
-from alenv.pool import HIDDEN, Pool
+from alenv.pool import Pool
 from alenv.record import Record
 from alenv.rewards import Reward, Trace
 from alenv.round import Purchase, Round
@@ -236,7 +236,7 @@ class Campaign:
 
     def job(self) -> Job:
         """Return the training on everything labelled so far."""
-        labeled = torch.nonzero(self.pool.labeled).flatten()
+        labeled = self.pool.labeled
         if len(labeled) == 0:
             raise ValueError(
                 f"none of the {self.pool.bought} purchases has a usable label; buy a larger initial set (budget.initial)"
@@ -245,14 +245,14 @@ class Campaign:
         heads = tuple(replace(head, joint=True) if self._joint else head for head in shared)
         model = getattr(self, "model", None)
         return Job(
-            net=self._net if model is None or not model.bare else model.twin, inputs=self.task.inputs[labeled],
-            targets=self.pool.labels[labeled], streams=self.streams, round=self.index, heads=heads,
-            augmentation=self.task.augmentation,
+            net=self._net, inputs=self.task.inputs[labeled], targets=self.pool.targets, streams=self.streams,
+            round=self.index, heads=heads, augmentation=self.task.augmentation,
+            like=model if model is not None and model.bare else None,
         )  # fmt: skip
 
     def rehearse(self, query: Query, labels: list[int | None]) -> Job:
         """Return the training that buying `query` would call for; nothing is bought."""
-        real, self.pool = self.pool, self.pool.showing(torch.nonzero(self.pool.labeled).flatten())
+        real, self.pool = self.pool, self.pool.showing(self.pool.labeled)
         try:
             self.pool.reveal(query.indices, labels)
             return self.job()
@@ -277,7 +277,7 @@ class Campaign:
             given = self.trainer.evaluate(model, self.task.validation) if scores is None else scores.validation
             validation = given.get(self.task.primary)
         record = Record(
-            round=query.round, labels=int(self.pool.labeled.sum()), bought=self.pool.bought, cost=self.cost, queried=query.ids,
+            round=query.round, labels=len(self.pool.labeled), bought=self.pool.bought, cost=self.cost, queried=query.ids,
             strategies=tuple(self.strategies), action=tuple(query.weights.tolist()) if query.round else None,
             chosen_by=query.chosen_by, propensity=tuple(query.propensity.tolist()),
             metrics={name: test.get(name) for name in self.task.metrics} | judged, validation=validation,
@@ -325,7 +325,7 @@ class Campaign:
     def _open_set(self, labels: Tensor) -> dict[str, float]:
         """Return precision and recall of a purchase, where the pool holds examples of no class."""
         outside = self.task.facts.get("outside")
-        return {} if outside is None else purchase(labels, int(self.pool.labeled.sum()), len(self.task) - outside)
+        return {} if outside is None else purchase(labels, len(self.pool.labeled), len(self.task) - outside)
 
     def _judged(self) -> dict[str, float | None]:
         """Return, for each strategy that judges purity, how well it did in the round that ends; None if nobody asked it."""
@@ -353,7 +353,7 @@ class Campaign:
     @property
     def _answered(self) -> bool:
         """Whether the open question has been answered, so that its model is what comes next."""
-        return self._query is not None and bool((self.pool.labels[self._query.indices[:1]] != HIDDEN).all())  # all or none
+        return self._query is not None and self.pool.bought > (self.records[-1].bought if self.records else 0)
 
     def _require_trained(self, who: str) -> None:
         if self._answered:

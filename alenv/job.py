@@ -36,6 +36,7 @@ class Job:
         virtual: virtual examples, or None.
         weights: (n,) sample weights, or None for all one.
         augmentation: what the trainer may do to the inputs.
+        like: a bare model of this net, ready on the device, if there is one: its twin is fitted, and `net` is not called.
     """
 
     net: Callable[[], TaskModel]
@@ -47,6 +48,7 @@ class Job:
     virtual: Virtual | None = None
     weights: Float[Tensor, " n"] | None = None
     augmentation: Augmentation | None = None
+    like: TaskModel | None = None
 
     def __post_init__(self) -> None:
         if len(self.targets) == 0 and self.virtual is None:

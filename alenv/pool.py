@@ -1,15 +1,26 @@
 """Who is labelled: the masks and revealed labels of one campaign."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
+
+from alenv.ops import positions
 
 HIDDEN = -1  # not bought
 ABSTAINED = -2  # bought, but the oracle gave no label
 OUTSIDE = -3  # bought, and of none of the task's classes (out of distribution)
+
+
+class _Parts(NamedTuple):
+    """Indices of a pool, each kind ascending."""
+
+    candidates: Int[Tensor, " U"]
+    labeled: Int[Tensor, " L"]
+    targets: Int[Tensor, " L"]
+    discarded: Int[Tensor, " X"]
 
 
 class Pool:
@@ -24,24 +35,31 @@ class Pool:
         self.num_classes = num_classes
         self.labels: Int[Tensor, " N"] = torch.full((size,), HIDDEN, dtype=torch.int64, device=device)
         self.order: list[int] = []
+        self._size = size
+        self._known: _Parts | None = None  # until something is revealed
 
     def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def labeled(self) -> Bool[Tensor, " N"]:
-        """Bought, with a usable label."""
-        return self.labels >= 0
-
-    @property
-    def discarded(self) -> Bool[Tensor, " N"]:
-        """Bought but unusable for training: abstained or out of distribution."""
-        return self.labels < HIDDEN
+        return self._size
 
     @property
     def candidates(self) -> Int[Tensor, " U"]:
         """Indices that can still be bought, ascending."""
-        return torch.nonzero(self.labels == HIDDEN).flatten()
+        return self._parts.candidates
+
+    @property
+    def labeled(self) -> Int[Tensor, " L"]:
+        """Indices that were bought and have a usable label, ascending."""
+        return self._parts.labeled
+
+    @property
+    def targets(self) -> Int[Tensor, " L"]:
+        """Classes of `labeled`."""
+        return self._parts.targets
+
+    @property
+    def discarded(self) -> Int[Tensor, " X"]:
+        """Indices that were bought but cannot be trained on, ascending: abstained or out of distribution."""
+        return self._parts.discarded
 
     @property
     def bought(self) -> int:
@@ -66,7 +84,7 @@ class Pool:
             raise ValueError("an index is revealed twice in one batch; every index may be bought once")
         if any(not 0 <= i < size for i in wanted):
             raise ValueError(f"expected pool indices in 0..{size - 1}, got {min(wanted)}..{max(wanted)}")
-        known = indices[self.labels[indices] != HIDDEN].tolist()
+        known = [i for i, label in zip(wanted, self.labels[indices].tolist(), strict=True) if label != HIDDEN]
         if known:
             raise ValueError(f"indices {known[:5]} were bought before; a label is revealed once")
         values = [ABSTAINED if label is None else label for label in labels]
@@ -75,13 +93,14 @@ class Pool:
             raise ValueError(f"expected labels in 0..{self.num_classes - 1}, None (abstained) or OUTSIDE, got {wrong[:5]}")
         self.labels[indices] = torch.tensor(values, dtype=torch.int64, device=self.labels.device)
         self.order += wanted
+        self._known = None
 
     def showing(self, indices: Int[Tensor, " k"]) -> "Pool":
         """Return a pool in which only these labels, of those known here, have been bought: a rehearsal of an earlier state."""
         shown = Pool(len(self), self.num_classes, self.labels.device)
         shown.labels[indices] = self.labels[indices]
-        bought = (shown.labels != HIDDEN).tolist()
-        shown.order = [i for i in self.order if bought[i]]
+        wanted = set(indices.tolist())
+        shown.order = [i for i in self.order if i in wanted]
         return shown
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,3 +111,13 @@ class Pool:
         """Continue from `state`."""
         self.labels = state["labels"].to(self.labels.device).clone()
         self.order = state["order"].tolist()
+        self._known = None
+
+    @property
+    def _parts(self) -> _Parts:
+        if self._known is None:
+            candidates, labeled = positions(self.labels == HIDDEN), positions(self.labels >= 0)
+            lost = len(self) - len(candidates) - len(labeled)
+            discarded = positions(self.labels < HIDDEN) if lost else labeled[:0]
+            self._known = _Parts(candidates, labeled, self.labels.index_select(0, labeled), discarded)
+        return self._known

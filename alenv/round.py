@@ -110,11 +110,12 @@ class Round:
             known: what else is known of the candidates, by name.
         """
         candidates = pool.candidates if candidates is None else candidates
+        labels = pool.targets if labeled is None else pool.labels[labeled]
         if labeled is None:
-            labeled = torch.nonzero(pool.labeled).flatten()
-        elif bool((pool.labels[labeled] < 0).any()):
+            labeled = pool.labeled
+        elif bool((labels < 0).any()):
             raise ValueError("expected labelled indices, got some whose label was never bought")
-        discarded = torch.nonzero(pool.discarded).flatten()
+        discarded = pool.discarded
         parts = (candidates, labeled, discarded, *([] if last is None else [last.indices]))
         split = {
             name: Features(name, *(functools.partial(rows.__getitem__, part) for part in parts))
@@ -148,13 +149,13 @@ class Round:
                 "probs": lambda round: softmax(columns(round.candidates).T),
             }
         return cls(
-            candidates=candidates, labels=pool.labels[labeled], num_classes=pool.num_classes, streams=streams, index=index,
+            candidates=candidates, labels=labels, num_classes=pool.num_classes, streams=streams, index=index,
             num_draws=num_draws, last=last, features=split, providers=providers,
             given={
                 "model": model, "pool": pool, "head": (model.linear.weight.detach(), model.linear.bias.detach()),
                 "labeled_indices": labeled, "within": within, **(known or {}),
             },
-            light=not any(True for _ in (*model.body.parameters(), *model.aux.parameters())),
+            light=model.light,
         )  # fmt: skip
 
     @classmethod

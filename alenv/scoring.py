@@ -37,7 +37,7 @@ class _Rows(NamedTuple):
 class Scorer:
     """Scores linear heads on inputs: the features of a data set are computed once, and kept.
 
-    Nets with a body of their own share nothing; they get None, and their campaigns evaluate them.
+    Only bare ones: what others see may depend on seeds; they get None, and their campaigns evaluate them.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Scorer:
         """Return the scores of each model on its campaign's task."""
         alike: dict[tuple[int, ...], list[int]] = {}
         for place, (model, campaign, problem) in enumerate(zip(models, campaigns, problems, strict=True)):
-            if _shares(model) and campaign.task.split is not None and _small(problem.source):
+            if model.bare and not len(model.aux) and campaign.task.split is not None and _small(problem.source):
                 key = (id(problem.source), id(problem.trainer), id(problem.net), model.num_outputs)
                 alike.setdefault(key, []).append(place)
         found: list[Scores | None] = [None] * len(models)
@@ -160,11 +160,6 @@ def _test_metrics(
         found.some(lane, row.test).metrics(row.test_targets.unsqueeze(0), models[0].num_outputs, group)[0]
         for lane, (row, group) in enumerate(zip(rows, groups, strict=True))
     ]
-
-
-def _shares(model: TaskModel) -> bool:
-    """Whether what the head sees depends on the input alone: there is nothing in the body that seeds could make differ."""
-    return model.solver == "lbfgs" and not model.aux and not any(True for _ in (*model.body.parameters(), *model.body.buffers()))
 
 
 def _small(source: Source) -> bool:

@@ -37,7 +37,7 @@ class World:
         unusable = [None, OUTSIDE] * DISCARDED
         labels: list[int | None] = [*(targets[p] for p in bought[:LABELED]), *unusable[:DISCARDED]]
         self.pool.reveal(torch.tensor(bought, device=device), labels)
-        labeled = torch.nonzero(self.pool.labeled).flatten()
+        labeled = self.pool.labeled
         self.trainer = Trainer(device=str(device), epochs=2, min_steps=10)
         job = Job(_net, self.inputs[labeled], self.pool.labels[labeled], self.streams, 1, heads=tuple(strategy.heads()))
         self.model = self.trainer.fit(job)

@@ -96,7 +96,8 @@ class Trainer(Inference):
                     trained = self._descended([models[place] for place in chosen], [jobs[place] for place in chosen])
                 for place, model in zip(chosen, trained, strict=True):
                     models[place] = model
-        return [model.eval().requires_grad_(False) for model in models]
+        settled = [job.like is not None and not job.heads for job in jobs]  # as twins are made
+        return [model if done else model.eval().requires_grad_(False) for model, done in zip(models, settled, strict=True)]
 
     def restore(self, job: Job, state: dict[str, Tensor]) -> TaskModel:
         """Rebuild the model that `fit(job)` returned from its state dict, noise included."""
@@ -111,9 +112,11 @@ class Trainer(Inference):
 
     def _fresh(self, job: Job) -> TaskModel:
         """Return the untrained model of a job; leaves the global generators seeded."""
-        job.streams.on(self.device).seed_globals("init")
-        model = self.place(job.net(), job.inputs)
-        model.eval()  # a frozen body must not move its running statistics
+        if job.like is None:
+            job.streams.on(self.device).seed_globals("init")
+            model = self.place(job.net(), job.inputs).eval()  # a frozen body must not move its running statistics
+        else:
+            model = job.like.twin()
         self._add_heads(model, job)
         return model
 

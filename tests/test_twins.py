@@ -15,9 +15,9 @@ from alenv.trainer import Trainer
 DIM, CLASSES = 7, 3
 
 
-def job(net):
+def job(net, **more):
     x = torch.randn(40, DIM, generator=Streams(0)("x"))
-    return Job(net, x, x[:, :CLASSES].argmax(1), Streams(0))
+    return Job(net, x, x[:, :CLASSES].argmax(1), Streams(0), **more)
 
 
 def test_only_heads_on_bodies_without_weights_and_state_are_bare():
@@ -34,7 +34,8 @@ def test_a_twin_is_trained_to_the_bits_of_a_net_made_anew():
 
     trainer = Trainer(device="cpu")
     plain = trainer.fit(job(net))
-    twin = trainer.fit(job(plain.twin))
+    twin = trainer.fit(job(None, like=plain))
+    assert twin is not plain
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), twin.state_dict().values(), strict=True))
     assert torch.equal(plain.laplace.factor(), twin.laplace.factor())
     assert not twin.training
