@@ -44,8 +44,10 @@ class Ballot:
         n = min(self.budget if n is None else n, len(self.round))
         if (name, n) not in self._wishes:
             with self._clock(f"select/{name}"):
-                positions = self.strategies[name].select(self.round, n)
-                self._wishes[name, n] = check_positions(positions, n, len(self.round), name)
+                strategy = self.strategies[name]
+                found = strategy.select(self.round, n)
+                checked = isinstance(strategy, Strategy)  # of what it selects by its class
+                self._wishes[name, n] = found if checked else check_positions(found, n, len(self.round), name)
         return self._wishes[name, n]
 
     def votes(self, m: int | None = None) -> Bool[Tensor, "S U"]:

@@ -383,7 +383,7 @@ class Campaign:
         return mix(self.plan.mixing, weights, ballot, ballot.budget, generator)
 
     def _question(self, batch: Batch) -> Query:
-        indices = self.round.candidates[batch.positions]
+        indices = self.round.candidates.index_select(0, batch.positions)
         return Query(self.index, indices, self._ids(indices), batch.chosen_by, batch.propensity, batch.weights, batch.advice)
 
     def _trace(self, model: TaskModel, old_round: Round, labels: Tensor) -> Trace:
@@ -441,7 +441,9 @@ def action_weights(kind: ActionKind, action: Any, strategies: int, pool_size: in
         number = int(action)
         if number != action or not 0 <= number < strategies:
             raise ValueError(f"expected the number of a strategy, 0..{strategies - 1}, got {action}")
-        return torch.nn.functional.one_hot(torch.tensor(number), strategies).float()
+        weights = torch.zeros(strategies)
+        weights[number] = 1
+        return weights
     shape = (strategies,) if kind == "mix" else (pool_size, strategies)
     values = action if isinstance(action, Tensor) else torch.from_numpy(np.array(action, dtype=np.float32))
     if tuple(values.shape) != shape:

@@ -42,14 +42,14 @@ def mix(how: Mixing, weights: Float[Tensor, " S"], ballot: Ballot, budget: int, 
 
 def allot(weights: Float[Tensor, " S"], budget: int, generator: torch.Generator) -> list[int]:
     """Divide `budget` seats by largest remainder; equal remainders fall by lot."""
-    share = weights.double() * budget
-    seats = share.floor()
-    if float(seats.sum()) == budget:  # nothing is left over, as where one strategy buys all
-        return [int(s) for s in seats.tolist()]
-    lot = torch.randperm(len(weights), generator=generator, device=weights.device)
-    order = lot[torch.sort((share - seats)[lot], descending=True, stable=True).indices]
-    seats[order[: budget - int(seats.sum())]] += 1
-    return [int(s) for s in seats.tolist()]
+    shares = [weight * budget for weight in weights.tolist()]
+    seats = [math.floor(share) for share in shares]
+    left = budget - sum(seats)
+    if left:  # there is none where one strategy buys all
+        lot = torch.randperm(len(weights), generator=generator, device=weights.device).tolist()
+        for s in sorted(lot, key=lambda s: seats[s] - shares[s])[:left]:
+            seats[s] += 1
+    return seats
 
 
 def draw_seats(weights: Float[Tensor, " S"], budget: int, generator: torch.Generator) -> list[int]:
@@ -82,7 +82,8 @@ def _turns(seats: list[int], weights: Float[Tensor, " S"], wishes: list[list[int
     """Return positions and who took them: in order of weight, each strategy takes the first of its wishes that are free."""
     taken: list[int] = []
     by: list[int] = []
-    for s in torch.sort(weights, descending=True, stable=True).indices.tolist():
+    heaviest = weights.tolist()
+    for s in sorted(range(len(heaviest)), key=lambda s: -heaviest[s]):
         known = set(taken)
         free = [p for p in wishes[s] if p not in known][: seats[s]]
         taken += free

@@ -118,7 +118,7 @@ class ScoreStrategy(Strategy):
         scores = self._by_block(round) if self.pointwise else self.score(round)
         if scores.shape != (len(round),):
             raise ValueError(f"{_name(self)}: expected one score per candidate ({len(round)},), got shape {tuple(scores.shape)}")
-        if bool(scores.isnan().any()):
+        if bool(scores.sum().isnan()) and bool(scores.isnan().any()):  # the sum alone takes a third, and may be inf - inf
             raise ValueError(
                 f"{_name(self)}: {int(scores.isnan().sum())} scores are NaN; the strategy must map every candidate to a number"
             )
@@ -189,13 +189,12 @@ def select_preferring(strategy: Strategy, round: Round, wanted: Bool[Tensor, " U
 
 def best_first(scores: Float[Tensor, " U"], generator: torch.Generator, count: int | None = None) -> Int[Tensor, " k"]:
     """Return the positions of the `count` (default: all) highest scores, highest first, equal scores in random order."""
+    top = scores.topk(count + 1) if count is not None and 0 < count < len(scores) // 4 else None  # those it can be, not all
+    if top is not None and bool((top.values[1:] < top.values[:-1]).all()):
+        return top.indices[:-1]  # no two are equal: the lot would decide nothing
     lot = torch.randperm(len(scores), generator=generator, device=scores.device)
-    if count is not None and 0 < count < len(scores) // 4:  # look at those that can be among them, not at all
-        top = scores.topk(count + 1)
-        if bool((top.values[1:] < top.values[:-1]).all()):
-            return top.indices[:-1]  # no two are equal: the lot decides nothing
-        shuffled = scores[lot]
-        lot = lot[shuffled >= top.values[-2]]
+    if top is not None:
+        lot = lot[scores[lot] >= top.values[-2]]
     return lot[torch.sort(scores[lot], descending=True, stable=True).indices][:count]
 
 
