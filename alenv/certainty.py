@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alenv.ops import NARROW, entropy, largest
+from alenv.ops import NARROW, class_masses, entropy, largest, over_classes
 
 LINE = 16  # examples are looked at in whole vectors: what is left over would take another path, with other bits
-IMPOSSIBLE = -1e4  # logits this far below the largest have probability 0 in every precision
 
 
 class Certainty(NamedTuple):
@@ -68,24 +67,24 @@ class Beliefs(NamedTuple):
         return [Certainty(*row) for row in torch.cat([rows, balance], 1).tolist()]
 
 
-def believed(logits: Float[Tensor, "U C"], probs: Float[Tensor, "U C"], top_two: Float[Tensor, "2 U"]) -> Beliefs:
+def believed(probs: Float[Tensor, "U C"], top_two: Float[Tensor, "2 U"]) -> Beliefs:
     """Return the beliefs of one model, given its probabilities."""
-    if probs.shape[1] < NARROW:
-        z, p = (part.T.contiguous().unsqueeze(0) for part in (logits, probs))
-        return Beliefs(top_two.unsqueeze(0), _entropies(z, p, top_two[:1]), likeliest(p)[1])
     return Beliefs(top_two.unsqueeze(0), entropy(probs).unsqueeze(0), likeliest(probs.T.unsqueeze(0))[1])
 
 
 def believed_by_many(columns: Float[Tensor, "M C n"]) -> Beliefs:
-    """Return the beliefs of models of few classes, given their logits.
+    """Return the beliefs of models of few classes, given finite logits z; an example's depend on no other, so pieces will do.
 
-    The bits are those that `believed` has of each; an example's depend on no other, so it may be done in pieces.
+    With s_c = z_c - max z and S = sum_c e^(s_c), the likeliest class has probability 1 / S, and the entropy in nats is
+    log S - sum_c e^(s_c) s_c / S.
     """
-    over = -columns.shape[2] % LINE
-    probs = F.pad(columns, (0, over)).softmax(1)[..., : columns.shape[2]] if over else columns.softmax(1)
-    first, is_first = _first(probs)
-    second = torch.where(is_first.sum(1) > 1, first, torch.sub(probs, is_first, alpha=2).amax(1))
-    return Beliefs(torch.stack([first, second], 1), _entropies(columns, probs, first), _place(is_first))
+    shifted, mass, total = class_masses(columns)
+    is_first = torch.eq(shifted, 0, out=torch.empty_like(shifted))  # as float, which takes a third of what bool takes
+    spread = over_classes(torch.mul(shifted, mass, out=shifted))
+    runner_up = torch.sub(mass, is_first, alpha=2, out=shifted).amax(1)
+    two = torch.stack([torch.ones_like(runner_up), torch.where(is_first.sum(1) > 1, 1.0, runner_up)], 1) / total
+    found = Beliefs(two, total.squeeze(1).log() - spread / total.squeeze(1), _place(is_first))
+    return Beliefs(*(part[..., : columns.shape[2]] for part in found))
 
 
 def likeliest(columns: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, "M n"], Int[Tensor, "M n"]]:
@@ -93,14 +92,8 @@ def likeliest(columns: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, "M n"], In
     if columns.shape[1] >= NARROW:
         highest, which = largest(columns)
         return highest, which.clamp_(max=columns.shape[1] - 1)  # NaN is nowhere the largest
-    highest, is_highest = _first(columns)
-    return highest, _place(is_highest)
-
-
-def _first(columns: Float[Tensor, "M C n"]) -> tuple[Float[Tensor, "M n"], Float[Tensor, "M C n"]]:
-    """Return the largest value, and where it stands: as float, which takes a third of what bool takes."""
     highest = columns.amax(1, keepdim=True)
-    return highest.squeeze(1), torch.eq(columns, highest, out=torch.empty_like(columns))
+    return highest.squeeze(1), _place(torch.eq(columns, highest, out=torch.empty_like(columns)))
 
 
 def _place(is_first: Float[Tensor, "M C n"]) -> Int[Tensor, "M n"]:
@@ -108,16 +101,3 @@ def _place(is_first: Float[Tensor, "M C n"]) -> Int[Tensor, "M n"]:
     classes = is_first.shape[1]
     left = torch.arange(classes, 0, -1, dtype=is_first.dtype, device=is_first.device).unsqueeze(1)  # C for the first class
     return (classes - is_first.mul_(left).amax(1)).long().clamp_(max=classes - 1)
-
-
-def _entropies(
-    logits: Float[Tensor, "M C U"], probs: Float[Tensor, "M C U"], first: Float[Tensor, "M U"]
-) -> Float[Tensor, "M U"]:
-    """Return entropies in nats, -log p_1 - sum_c p_c (z_c - z_1): one logarithm a candidate.
-
-    Summed class by class: a candidate's bits do not depend on its place. What is 0 is 0 log 0, of infinite logits too.
-    """
-    total = first.log()
-    for term in (logits - logits.amax(1, keepdim=True)).clamp_(min=IMPOSSIBLE).mul_(probs).unbind(1):
-        total += term
-    return total.neg_()

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
-from alenv.certainty import Beliefs, Certainty, believed
+from alenv.certainty import Beliefs, Certainty, believed, believed_by_many
 from alenv.features import Features, MissingOutputError, missing
 from alenv.gathered import Gathered, Inputs, gathered
 from alenv.inference import Outputs
 from alenv.model import TaskModel, apply_heads
-from alenv.ops import softmax, top_two
+from alenv.ops import NARROW, softmax, top_two
 from alenv.pool import OUTSIDE, Pool
 from alenv.streams import Streams
 
@@ -443,11 +443,20 @@ class _Block(Round):
 
 
 def _certainty(round: Round) -> Certainty:
-    found = [believed(block.logits, block.probs, block.top_two) for block in round.blocks("probs")]
+    narrow = round.num_classes < NARROW and round.has("logits")
+    found = [
+        believed_by_many(_columns(block.logits)) if narrow else believed(block.probs, block.top_two)
+        for block in round.blocks("probs")
+    ]
     if not found:
         return Certainty()
     top_two, entropies, predictions = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
     return Beliefs(top_two, entropies, predictions).certainties(round.num_classes)[0]
+
+
+def _columns(logits: Float[Tensor, "n C"]) -> Float[Tensor, "1 C n"]:
+    """Return finite logits class by class: what is -inf has probability 0 anyway, and 0 log 0 is 0."""
+    return logits.T.clamp(min=torch.finfo(logits.dtype).min / 4).contiguous().unsqueeze(0)
 
 
 def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:

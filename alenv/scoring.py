@@ -129,7 +129,7 @@ def _known(beliefs: Beliefs | None, rows: Sequence[_Rows], campaigns: Sequence[C
         some = beliefs.some(places, [rows[place].pool.index_select(0, candidates[place]) for place in places])
         certainties = some.certainties(campaigns[0].task.num_classes)
         for place, top_two, certainty in zip(places, some.top_two, certainties, strict=True):
-            if not math.isnan(certainty.confidence):  # else the round says what is wrong
+            if not math.isnan(certainty.entropy):  # else the round says what is wrong
                 known[place] = {"top_two": top_two, "certainty": certainty}
     return known
 
