@@ -44,9 +44,9 @@ class Ballot:
         n = min(self.budget if n is None else n, len(self.round))
         if (name, n) not in self._wishes:
             with self._clock(f"select/{name}"):
-                strategy = self.strategies[name]
-                found = strategy.select(self.round, n)
-                checked = isinstance(strategy, Strategy)  # of what it selects by its class
+                chosen = self.strategies[name]
+                found = chosen.select(self.round, n)
+                checked = isinstance(chosen, Strategy)  # what it selects, by its class
                 self._wishes[name, n] = found if checked else check_positions(found, n, len(self.round), name)
         return self._wishes[name, n]
 

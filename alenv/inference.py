@@ -20,6 +20,7 @@ from alenv.task import Examples
 
 SMALL_NET = 500_000  # parameters
 READ_AT_ONCE = 2**16  # inputs whose lengths are read together
+LINE = 16  # heads and rows of a product are padded to multiples of it
 PIECE_ELEMENTS = 2**18  # numbers of features, or of logits, that are multiplied at once: 1 MB, which stays in the cache
 
 
@@ -35,13 +36,13 @@ class Scores(NamedTuple):
     """What a model says of a whole task: `Trainer.outputs` and `evaluate`, computed for many campaigns at once.
 
     Attributes:
-        logits: (N, C) of the pool.
+        logits: returns those of the given pool indices.
         validation: metrics on the validation split.
         test: metrics on the test split.
         known: what follows for the candidates, by its name in the round.
     """
 
-    logits: Float[Tensor, "N C"]
+    logits: Callable[[Int[Tensor, " u"]], Float[Tensor, "u C"]]
     validation: dict[str, float]
     test: dict[str, float]
     known: Mapping[str, Any] = MappingProxyType({})
@@ -119,7 +120,7 @@ class Inference:
             stages, h = model.stages(inputs) if len(model.aux) else ([], model.features(inputs))
         aux = model.aux_outputs([stage.float() for stage in stages])
         h = h.float()
-        return Outputs(h, wide_logits(h, [model])[0] if model.solver == "lbfgs" else model.head(h), aux)
+        return Outputs(h, Heads([model]).all_logits(h).T if model.solver == "lbfgs" else model.head(h), aux)
 
     @contextlib.contextmanager
     def threads(self, model: TaskModel) -> Iterator[None]:
@@ -155,24 +156,40 @@ class Inference:
             yield
 
 
-@torch.no_grad()
-def wide_logits(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> list[Float[Tensor, "n C"]]:
-    """Return the logits of linear heads on the same features, from products of many columns; class by class in memory.
+class Heads:
+    """Linear heads on the same features, as one product: K outputs, those of all models one after the other.
 
     Rows and columns are padded to multiples of 16, for fewer of which libraries have other kernels: so the bits do not depend
     on how many models there are, nor on which other rows.
+
+    Args:
+        models: whose heads.
     """
-    sizes = [model.num_outputs for model in models]
-    weight = F.pad(torch.cat([model.linear.weight for model in models]), (0, 0, 0, -sum(sizes) % 16))
-    bias = F.pad(torch.cat([model.linear.bias for model in models]), (0, -sum(sizes) % 16)).unsqueeze(1)
-    found = [h.new_empty(size, len(h)) for size in sizes]
-    step = max(16, min(PIECE_ELEMENTS // len(weight), 8 * PIECE_ELEMENTS // h.shape[1])) if h.is_cpu else max(1, len(h))
-    for start in range(0, len(h), step):
-        some = h[start : start + step]
-        wide = products(weight, some if len(some) >= 16 else F.pad(some, (0, 0, 0, 16 - len(some)))).add_(bias)
-        for into, part in zip(found, wide[: sum(sizes), : len(some)].split(sizes), strict=True):
-            into[:, start : start + step] = part
-    return [logits.T for logits in found]
+
+    def __init__(self, models: Sequence[TaskModel]) -> None:
+        weight = torch.cat([model.linear.weight.detach() for model in models])
+        self.size = len(weight)
+        self._weight = F.pad(weight, (0, 0, 0, -self.size % LINE))
+        self._bias = torch.cat([model.linear.bias.detach() for model in models]).unsqueeze(1)
+
+    def pieces(self, h: Float[Tensor, "n D"], elements: int = PIECE_ELEMENTS) -> Iterator[slice]:
+        """Yield rows whose features, and whose logits, are few enough to stay in the cache."""
+        size = min(elements // len(self._weight), 8 * elements // h.shape[1]) // LINE * LINE if h.is_cpu else len(h)
+        size = max(LINE, size)
+        return (slice(start, min(start + size, len(h))) for start in range(0, len(h), size))
+
+    def logits(self, h: Float[Tensor, "n D"], out: Float[Tensor, "K n"] | None = None) -> Float[Tensor, "K n"]:
+        """Return the logits, class by class in memory."""
+        few = len(h) < LINE
+        wide = products(self._weight, F.pad(h, (0, 0, 0, LINE - len(h))) if few else h)[: self.size, : len(h)]
+        return wide.add_(self._bias) if out is None else torch.add(wide, self._bias, out=out)
+
+    def all_logits(self, h: Float[Tensor, "n D"]) -> Float[Tensor, "K n"]:
+        """Return the logits of any number of rows, made piece by piece."""
+        whole = h.new_empty(self.size, len(h))
+        for rows in self.pieces(h):
+            self.logits(h[rows], out=whole[:, rows])
+        return whole
 
 
 def _lengths(model: TaskModel, inputs: Tensor | Gathered) -> Int[Tensor, " n"] | None:

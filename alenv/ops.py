@@ -86,7 +86,9 @@ def class_log_softmax(logits: Float[Tensor, "*M n C"]) -> Float[Tensor, "*M C n"
 def _whole_vectors(columns: Float[Tensor, "*M C n"]) -> Float[Tensor, "*M C m"]:
     """Return the columns padded to whole vectors: what is left over would take another path, with other bits."""
     over = columns.shape[-1] % 16
-    return F.pad(columns, (0, 16 - over)) if over else columns.contiguous()
+    if over:
+        return F.pad(columns, (0, 16 - over))
+    return columns if columns.stride(-1) == 1 else columns.contiguous()
 
 
 def largest(columns: Float[Tensor, "*M C n"]) -> tuple[Float[Tensor, "*M n"], Int[Tensor, "*M n"]]:

@@ -88,7 +88,7 @@ class Round:
         last: Purchase | None = None,
         features: Mapping[str, Rows] | None = None,
         candidates: Int[Tensor, " U"] | None = None, labeled: Int[Tensor, " L"] | None = None,
-        logits: Float[Tensor, "N C"] | None = None, known: Mapping[str, Any] | None = None,
+        logits: Callable[[Tensor], Tensor] | None = None, known: Mapping[str, Any] | None = None,
     ) -> "Round":  # fmt: skip
         """Return the round of a campaign: `model` is run over the candidates once, when something first asks.
 
@@ -106,7 +106,7 @@ class Round:
             features: features of the whole pool by name: what gives rows by pool index, such as an (N, F) tensor.
             candidates: pool indices that play the candidates (default: all that can be bought).
             labeled: pool indices, all labelled, that play the labelled set (default: all of them).
-            logits: of the whole pool, where they are known.
+            logits: what returns those (u, C) of pool indices (u,), where they are known.
             known: what else is known of the candidates, by name.
         """
         candidates = pool.candidates if candidates is None else candidates
@@ -143,10 +143,9 @@ class Round:
             "heads": lambda round: model.head_draws(num_draws, round.generator("noise")),
         }
         if logits is not None:
-            columns = functools.partial(logits.T.contiguous().index_select, 1)  # (C, U)
             providers |= {
-                "logits": lambda round: columns(round.candidates).T.contiguous(),
-                "probs": lambda round: softmax(columns(round.candidates).T),
+                "logits": lambda round: logits(round.candidates).contiguous(),
+                "probs": lambda round: softmax(logits(round.candidates)),
             }
         return cls(
             candidates=candidates, labels=labels, num_classes=pool.num_classes, streams=streams, index=index,

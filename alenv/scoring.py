@@ -1,17 +1,18 @@
 """Scores of many campaigns on data they share, from one product over all their heads."""
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from alenv.campaign import Campaign
-from alenv.certainty import LINE, Beliefs, believed_by_many
-from alenv.inference import Scores, wide_logits
+from alenv.certainty import Beliefs, believed_by_many
+from alenv.inference import Heads, Scores
 from alenv.metrics import Judged, classification, classifications, judged
 from alenv.model import TaskModel
 from alenv.ops import NARROW
@@ -67,7 +68,7 @@ class Scorer:
         source, groups = problem.source, [campaign.task.groups for campaign in campaigns]
         rows = [self._rows_of(campaign.task) for campaign in campaigns]
         logits, beliefs = _train_scores(self._seen(source.train, models[0], problem), models)
-        pools = [mine.index_select(1, row.pool).T for mine, row in zip(logits, rows, strict=True)]
+        pools = [functools.partial(_of_pool, mine, row.pool) for mine, row in zip(logits, rows, strict=True)]
         validation = _metrics(logits, [(row.validation, row.validation_targets) for row in rows], [{}] * len(rows))
         if not source.test:  # tests are cut from the training examples
             tested = _metrics(logits, [(row.test, row.test_targets) for row in rows], groups)
@@ -93,27 +94,23 @@ class Scorer:
         return self._rows[task]
 
 
-def _pieces(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> Iterator[tuple[slice, Float[Tensor, "M C b"]]]:
-    """Return the logits of a few rows after the other: what is made of them at once is made of what is in the cache."""
-    wide = models[0].twin()  # all heads as one
-    wide.num_outputs = sum(model.num_outputs for model in models)
-    wide.linear.weight = nn.Parameter(torch.cat([model.linear.weight for model in models]), requires_grad=False)
-    wide.linear.bias = nn.Parameter(torch.cat([model.linear.bias for model in models]), requires_grad=False)
-    size = max(LINE, PIECE_ELEMENTS // wide.num_outputs // LINE * LINE) if h.is_cpu else max(1, len(h))
-    for start in range(0, len(h), size):
-        some = h[start : start + size]
-        (logits,) = wide_logits(some, [wide])
-        yield slice(start, start + len(some)), logits.T.unflatten(0, (len(models), -1))
-
-
 def _train_scores(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> tuple[Float[Tensor, "M C n"], Beliefs | None]:
-    """Return the logits of all rows and, where classes are few, what models believe of them."""
-    logits, found = h.new_empty(len(models), models[0].num_outputs, len(h)), []
-    for rows, columns in _pieces(h, models):
-        logits[:, :, rows] = columns
-        if columns.shape[1] < NARROW:
-            found.append(believed_by_many(columns))
+    """Return the logits of all rows and, where classes are few, what models believe of them.
+
+    What is made of a few rows' logits at once is made of what is in the cache.
+    """
+    heads, found = Heads(models), []
+    logits = h.new_empty(heads.size, len(h)).unflatten(0, (len(models), -1))
+    for rows in heads.pieces(h, PIECE_ELEMENTS):
+        heads.logits(h[rows], out=logits[:, :, rows].flatten(0, 1))
+        if logits.shape[1] < NARROW:
+            found.append(believed_by_many(logits[:, :, rows]))
     return logits, Beliefs(*(torch.cat(parts, -1) for parts in zip(*found, strict=True))) if found else None
+
+
+def _of_pool(logits: Float[Tensor, "C n"], pool: Int[Tensor, " N"], indices: Int[Tensor, " u"]) -> Float[Tensor, "u C"]:
+    """Return the logits of some pool indices, class by class in memory."""
+    return logits.index_select(1, pool.index_select(0, indices)).T
 
 
 def _known(beliefs: Beliefs | None, rows: Sequence[_Rows], campaigns: Sequence[Campaign]) -> list[dict[str, Any]]:
@@ -153,7 +150,9 @@ def _test_metrics(
     true = torch.stack([
         row.test_targets if whole else row.test.new_zeros(len(h)).index_copy_(0, row.test, row.test_targets) for row in rows
     ])  # fmt: skip
-    found = Judged.joined([judged(columns.mT, true[:, some]) for some, columns in _pieces(h, models)])
+    heads = Heads(models)
+    parts = ((heads.logits(h[some]).unflatten(0, (len(models), -1)), true[:, some]) for some in heads.pieces(h, PIECE_ELEMENTS))
+    found = Judged.joined([judged(columns.mT, targets) for columns, targets in parts])
     if whole and all(group == groups[0] for group in groups):
         return found.metrics(true, models[0].num_outputs, groups[0])
     return [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import alenv.trainer
-from alenv.inference import wide_logits
+from alenv.inference import Heads
 from alenv.job import Job, Virtual
 from alenv.model import TaskModel
 from alenv.nets.linear import linear
@@ -104,10 +104,11 @@ def test_logits_have_the_same_bits_for_one_head_and_for_many_whatever_the_rows(d
         with Streams(seed).scoped("head"):
             models.append(linear((dim,), classes))
     h = torch.randn(700, dim, generator=Streams(0)("h"))
-    together = wide_logits(h, models)
+    together = [logits.T for logits in Heads(models).all_logits(h).split(classes)]
     rows = torch.randperm(700, generator=Streams(0)("rows"))
     for place in (0, 7, 19):
-        assert torch.equal(wide_logits(h, [models[place]])[0], together[place])
+        alone = Heads([models[place]])
+        assert torch.equal(alone.all_logits(h).T, together[place])
         torch.testing.assert_close(together[place], models[place](h).detach(), rtol=1e-4, atol=1e-5)
         for count in (1, 2, 5, 16, 450):
-            assert torch.equal(wide_logits(h[rows[:count]], [models[place]])[0], together[place][rows[:count]])
+            assert torch.equal(alone.all_logits(h[rows[:count]]).T, together[place][rows[:count]])

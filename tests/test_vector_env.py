@@ -141,7 +141,7 @@ def test_shared_data_are_scored_with_one_product_and_others_one_by_one():
     models, campaigns = [lane.campaign.model for lane in env.envs], [lane.campaign for lane in env.envs]
     for scores, model, campaign in zip(env._score([0, 1, 2], models), models, campaigns, strict=True):
         outputs = campaign.trainer.outputs(model, campaign.task.inputs)
-        assert torch.equal(scores.logits, outputs.logits)
+        assert torch.equal(scores.logits(torch.arange(len(outputs.logits))), outputs.logits)
         assert scores.test == campaign.trainer.evaluate(model, campaign.task.test)
         assert scores.validation == campaign.trainer.evaluate(model, campaign.task.validation)
     other = ActiveLearningVectorEnv(2, problems=replace(toy_problem(), net=lambda *_: mlp((toy.DIM,), toy.CLASSES, width=16)))
