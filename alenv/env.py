@@ -111,11 +111,13 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Buy the initial set of a campaign and train on it. `seed` is the campaign's; without one it is drawn."""
         job, model = self.begin(seed=seed, options=options)
-        return self.begun(self._fit(job) if model is None else model)
+        info = self.begun(self._fit(job) if model is None else model)
+        return self.observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         """Buy one batch, train, and return observation, reward, whether the campaign is over, False, and info."""
-        return self.answered(self._fit(self.ask(action)))
+        reward, over, info = self.answered(self._fit(self.ask(action)))
+        return self.observation, reward, over, False, info
 
     def begin(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Job, TaskModel | None]:
         """Do the half of `reset` that comes before training: return the training, and its model if it is still known."""
@@ -124,26 +126,26 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
         self.campaign = self.problem.campaign(campaign_seed, self.directory)
         return self._receive(self.campaign.begin()), self._round0.get(campaign_seed)
 
-    def begun(self, model: TaskModel, scores: Scores | None = None) -> tuple[Observation, Info]:
-        """Do the other half of `reset`."""
+    def begun(self, model: TaskModel, scores: Scores | None = None) -> Info:
+        """Do the other half of `reset`; return the info."""
         seed = self.campaign.streams.seed
         self._round0.setdefault(seed, model)
         if len(self._round0) > ROUND0_MODELS:
             self._round0.popitem(last=False)
         self.campaign.advance(model, scores)
-        return self.observation, self._info()
+        return self._info()
 
     def ask(self, action: Any) -> Job:
         """Do the half of `step` that comes before training: buy one batch and return the training it calls for."""
         return self._receive(self.campaign.choose(action))
 
-    def answered(self, model: TaskModel, scores: Scores | None = None) -> tuple[Observation, float, bool, bool, Info]:
-        """Do the other half of `step`."""
+    def answered(self, model: TaskModel, scores: Scores | None = None) -> tuple[float, bool, Info]:
+        """Do the other half of `step`; return the reward, whether the campaign is over, and the info."""
         record = self.campaign.advance(model, scores)
         if self.render_mode == "human":
             self.render()
         assert record.reward is not None
-        return self.observation, float(record.reward), bool(self.campaign.done), False, self._info()
+        return float(record.reward), bool(self.campaign.done), self._info()
 
     def simulate(self, action: Any, budget: int | None = None) -> dict[str, float]:
         """Return the metrics on the test split after buying what `action` (the first `budget` samples of it) would buy.
@@ -187,7 +189,7 @@ class ActiveLearningEnv(gymnasium.Env[Observation, Any]):
     @property
     def observation(self) -> Observation:
         """What an agent sees now."""
-        return observe(self.campaign, self.max_strategies)
+        return {name: values[0] for name, values in observe([self.campaign], self.max_strategies).items()}
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return (S,) which strategies may be picked: all of them, since unusable ones are refused at the start."""

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,59 +44,84 @@ STRATEGY_FEATURES = (
 Array = npt.NDArray[np.float32]
 
 
-def observe(campaign: Campaign, max_strategies: int) -> dict[str, Array]:
-    """Return `campaign` (F,), `strategies` (S_max x G,) and `mask` (S_max,): fresh float32 arrays in [-1, 1].
+def observe(campaigns: Sequence[Campaign], max_strategies: int) -> dict[str, Array]:
+    """Return `campaign` (E, F), `strategies` (E, S_max x G) and `mask` (E, S_max): fresh float32 arrays in [-1, 1].
 
-    Runs no strategy.
+    Runs no strategy. A campaign's row does not depend on the others, bit by bit: sums are taken in the order of rounds and
+    classes, and what pads them adds zeros.
     """
-    strategies = np.zeros((max_strategies, len(STRATEGY_FEATURES)), np.float32)
-    strategies[: len(campaign.strategies)] = _strategy_rows(campaign)
-    mask = np.zeros(max_strategies, np.float32)
-    mask[: len(campaign.strategies)] = 1
-    return {"campaign": _campaign_row(campaign), "strategies": strategies.ravel(), "mask": mask}
+    sizes = np.array([len(campaign.strategies) for campaign in campaigns])
+    mask = np.arange(max_strategies) < sizes[:, None]
+    strategies = np.zeros((len(campaigns), max_strategies, len(STRATEGY_FEATURES)), np.float32)
+    widest = sizes.max()
+    strategies[:, :widest] = _clipped(_strategy_rows(campaigns, widest)) * mask[:, :widest, None]
+    rows = {"campaign": _clipped(_campaign_rows(campaigns)), "strategies": strategies.reshape(len(campaigns), -1), "mask": mask}
+    return {name: values.astype(np.float32, copy=False) for name, values in rows.items()}
 
 
-def _campaign_row(campaign: Campaign) -> Array:
-    records, plan, pool = campaign.records, campaign.plan, campaign.pool
-    left, classes = len(campaign.round), campaign.task.num_classes
+def _campaign_rows(campaigns: Sequence[Campaign]) -> npt.NDArray[np.float64]:
+    counts = np.zeros((len(campaigns), max(campaign.task.num_classes for campaign in campaigns)))
+    for row, campaign in zip(counts, campaigns, strict=True):
+        found = np.bincount(campaign.round.labels.cpu().numpy())
+        row[: len(found)] = found
+    shares = counts / np.maximum(_sums(counts), 1)
+    spread = _sums(shares * np.log(np.where(shares > 0, shares, 1)))
+    seen = np.count_nonzero(counts, 1)
+    rows = zip(campaigns, (-spread[:, 0]).tolist(), seen.tolist(), strict=True)
+    return np.array([_campaign_row(campaign, entropy, classes) for campaign, entropy, classes in rows])
+
+
+def _campaign_row(campaign: Campaign, entropy: float, seen: int) -> list[float]:
+    """Return the row of one campaign, given the entropy of its labelled classes in nats and how many there are."""
+    records, plan, size = campaign.records, campaign.plan, len(campaign.pool)
+    left, classes, last = len(campaign.round), campaign.task.num_classes, records[-1]
     scores = [r.validation for r in records if r.validation is not None] or [0.0]
-    counts = np.bincount(campaign.round.labels.tolist(), minlength=classes)
-    bought = records[-1].bought - records[0].bought
-    row = [
-        bought / max(1, plan.batch * plan.rounds),
-        len(campaign.round.labels) / len(pool),
+    return [
+        (last.bought - records[0].bought) / max(1, plan.batch * plan.rounds),
+        last.labels / size,
         min(1.0, plan.batch / max(1, left)),
         math.log10(max(1, left)) / 7,
         math.log(classes) / math.log(1000),
         scores[-1],
         scores[-1] - scores[-2] if len(scores) > 1 else 0.0,
         (scores[-1] - scores[0]) / max(1, len(scores) - 1),
-        records[-1].reward or 0.0,
-        _entropy(counts),
-        1 - np.count_nonzero(counts) / classes,
+        last.reward or 0.0,
+        entropy / math.log(max(2, classes)),
+        1 - seen / classes,
         *campaign.round.certainty,
     ]
-    return _clipped(np.array(row, np.float32))
 
 
-def _strategy_rows(campaign: Campaign) -> Array:
-    records = campaign.records[1:]
-    rows = np.array(
-        [_traits(isinstance(strategy, ScoreStrategy), strategy.needs) for strategy in campaign.strategies.values()], np.float32
-    )
-    if records:
-        weights = np.array([r.action for r in records], np.float64)  # (rounds, S)
-        rewards, total = np.array([r.reward or 0.0 for r in records]), np.add.reduce(weights, 0)
-        rows[:, 5], rows[:, 6] = weights[-1], total / len(records)
-        rows[:, 7] = rewards @ weights / np.maximum(total, 1e-12)
-        led = weights >= np.maximum.reduce(weights, 1, keepdims=True) - 1e-9
-        since, ever = led[::-1].argmax(0), np.logical_or.reduce(led, 0)  # rounds since it led, if it ever did
-        rows[:, 8] = rewards[len(records) - 1 - since] * ever
-        rows[:, 9] = np.where(ever, since / max(1, campaign.plan.rounds), 1)
-    return _clipped(rows)
+def _strategy_rows(campaigns: Sequence[Campaign], widest: int) -> npt.NDArray[np.float64]:
+    """Return rows of features for the strategies of each campaign; those of campaigns with fewer are padded."""
+    count, rounds = len(campaigns), max(1, *(len(campaign.records) - 1 for campaign in campaigns))
+    rows = np.zeros((count, widest, len(STRATEGY_FEATURES)))
+    weights, rewards, played = np.zeros((count, rounds, widest)), np.zeros((count, rounds)), np.zeros((count, 1), np.int64)
+    for lane, campaign in enumerate(campaigns):
+        rows[lane, : len(campaign.strategies)] = [
+            _traits(isinstance(strategy, ScoreStrategy), strategy.needs) for strategy in campaign.strategies.values()
+        ]
+        if records := campaign.records[1:]:  # the last ones of as many as anybody has
+            weights[lane, -len(records) :, : len(campaign.strategies)] = [r.action for r in records]
+            rewards[lane, -len(records) :] = [r.reward or 0.0 for r in records]
+            played[lane] = len(records)
+    total, planned = _sums(weights, keepdims=False), np.array([[max(1, campaign.plan.rounds)] for campaign in campaigns])
+    led = (weights >= np.maximum.reduce(weights, 2, keepdims=True) - 1e-9) & (np.arange(rounds, 0, -1) <= played)[:, :, None]
+    since, ever = led[:, ::-1].argmax(1), np.logical_or.reduce(led, 1)  # rounds since it led, if it ever did
+    rows[:, :, 5], rows[:, :, 6] = weights[:, -1], total / np.maximum(played, 1)
+    rows[:, :, 7] = _sums(weights * rewards[:, :, None], keepdims=False) / np.maximum(total, 1e-12)
+    rows[:, :, 8] = np.take_along_axis(rewards, rounds - 1 - since, 1) * ever
+    rows[:, :, 9] = np.where(ever, since / planned, 1)
+    return rows
 
 
-def _clipped(values: Array) -> Array:
+def _sums(values: npt.NDArray[np.float64], keepdims: bool = True) -> npt.NDArray[np.float64]:
+    """Return sums over the second axis, in its order."""
+    sums = np.add.accumulate(values, 1)[:, -1]
+    return sums[:, None] if keepdims else sums
+
+
+def _clipped(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.minimum(np.maximum(values, -1), 1)  # np.clip takes five times as long on a few numbers
 
 
@@ -107,9 +133,3 @@ def _traits(scores: bool, needs: frozenset[str]) -> list[float]:
         not needs.isdisjoint(("embeddings", "labeled_embeddings")), not needs.isdisjoint(("labels", "labeled_embeddings")),
         0, 0, 0, 0, 1,
     ]  # fmt: skip
-
-
-def _entropy(counts: npt.NDArray[np.int64]) -> float:
-    """Return the entropy of shares over log C."""
-    share = counts[counts > 0] / max(1, np.add.reduce(counts))
-    return -(share @ np.log(share)) / math.log(max(2, len(counts)))

@@ -16,12 +16,13 @@ from alenv.env import ActiveLearningEnv, Info, Observation
 from alenv.inference import Scores
 from alenv.job import Job
 from alenv.model import TaskModel
+from alenv.observation import observe
 from alenv.problem import Problem
 from alenv.scoring import Scorer
 from alenv.trainer import Trainer
 
 Seeds = int | Sequence[int | None] | None
-Step = tuple[Observation, float, bool, bool, Info]
+Step = tuple[float, bool, Info]  # reward, whether the campaign is over, info
 
 
 class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
@@ -89,12 +90,9 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         mask = _checked(options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)), self.num_envs)
         seeds = _seeds(seed, self.num_envs)
         lanes = np.flatnonzero(mask).tolist()
-        begun = self._begin(lanes, [seeds[lane] for lane in lanes], options)
+        infos = self._begin(lanes, [seeds[lane] for lane in lanes], options)
         self._over[lanes] = False
-        rest = [lane for lane in range(self.num_envs) if not mask[lane]]
-        observed = {lane: observation for lane, (observation, _) in zip(lanes, begun, strict=True)}
-        observed |= {lane: self.envs[lane].observation for lane in rest}
-        return _stacked([observed[lane] for lane in range(self.num_envs)]), self._infos(lanes, [info for _, info in begun])
+        return self._observed(range(self.num_envs)), self._infos(lanes, infos)
 
     def step(
         self, actions: Any
@@ -110,21 +108,20 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         over = np.flatnonzero(self._over).tolist()
         going = np.flatnonzero(~self._over).tolist()
         steps: dict[int, Step] = dict(zip(going, self._advance(going, [actions[lane] for lane in going]), strict=True))
-        steps |= {lane: (*start[:1], 0.0, False, False, start[1]) for lane, start in self._restarted(over)}
-        ended = [lane for lane in going if steps[lane][2]]
+        steps |= {lane: (0.0, False, info) for lane, info in self._restarted(over)}
+        ended = [lane for lane in going if steps[lane][1]]
         self._over[:] = False
         final: Info = {}
         if mode == AutoresetMode.SAME_STEP:
             final = self._final({lane: steps[lane] for lane in ended})
-            for lane, (observation, info) in self._restarted(ended):
-                steps[lane] = (observation, *steps[lane][1:4], info)
+            for lane, info in self._restarted(ended):
+                steps[lane] = (*steps[lane][:2], info)
         else:
             self._over[ended] = True
-        ordered = [steps[lane] for lane in range(self.num_envs)]
-        observations, rewards, terminated, truncated, infos = zip(*ordered, strict=True)
+        rewards, terminated, infos = zip(*(steps[lane] for lane in range(self.num_envs)), strict=True)
         return (
-            _stacked(observations), np.array(rewards, dtype=np.float64), np.array(terminated, dtype=np.bool_),
-            np.array(truncated, dtype=np.bool_), self._infos(range(self.num_envs), infos) | final,
+            self._observed(range(self.num_envs)), np.array(rewards, dtype=np.float64), np.array(terminated, dtype=np.bool_),
+            np.zeros(self.num_envs, dtype=np.bool_), self._infos(range(self.num_envs), infos) | final,
         )  # fmt: skip
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
@@ -151,9 +148,7 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         for env in self.envs:
             env.close()
 
-    def _begin(
-        self, lanes: Sequence[int], seeds: Iterable[int | None], options: dict[str, Any]
-    ) -> list[tuple[Observation, Info]]:
+    def _begin(self, lanes: Sequence[int], seeds: Iterable[int | None], options: dict[str, Any]) -> list[Info]:
         asked = [self.envs[lane].begin(seed=seed, options=options) for lane, seed in zip(lanes, seeds, strict=True)]
         fresh = [(lane, job) for lane, (job, model) in zip(lanes, asked, strict=True) if model is None]
         fitted = dict(zip([lane for lane, _ in fresh], self._fit(fresh), strict=True))
@@ -161,7 +156,11 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         scores = self._score(lanes, models)
         return [self.envs[lane].begun(model, score) for lane, model, score in zip(lanes, models, scores, strict=True)]
 
-    def _restarted(self, lanes: Sequence[int]) -> list[tuple[int, tuple[Observation, Info]]]:
+    def _observed(self, lanes: Sequence[int]) -> Observation:
+        """Return the observations of some campaigns, one row each."""
+        return observe([self.envs[lane].campaign for lane in lanes], self.envs[0].max_strategies)
+
+    def _restarted(self, lanes: Sequence[int]) -> list[tuple[int, Info]]:
         return list(zip(lanes, self._begin(lanes, [None] * len(lanes), {}), strict=True))
 
     def _advance(self, lanes: Sequence[int], actions: Sequence[Any]) -> list[Step]:
@@ -209,11 +208,12 @@ class ActiveLearningVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
             return {}
         lanes = list(steps)
         last = np.full(self.num_envs, None, dtype=object)
-        for lane, step in steps.items():
-            last[lane] = step[0]
+        observed = self._observed(lanes)
+        for place, lane in enumerate(lanes):
+            last[lane] = {name: values[place] for name, values in observed.items()}
         present = np.zeros(self.num_envs, dtype=np.bool_)
         present[lanes] = True
-        infos = self._infos(lanes, [step[4] for step in steps.values()])
+        infos = self._infos(lanes, [info for *_, info in steps.values()])
         return {"final_obs": last, "_final_obs": present, "final_info": infos, "_final_info": present.copy()}
 
 
@@ -239,10 +239,6 @@ def _seeds(seed: Seeds, count: int) -> list[int | None]:
 
 def _padded(mask: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     return np.pad(mask, (0, size - len(mask))) if len(mask) < size else mask
-
-
-def _stacked(observations: Sequence[Observation]) -> Observation:
-    return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
 
 
 def _checked(mask: Any, count: int) -> npt.NDArray[np.bool_]:

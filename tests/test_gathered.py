@@ -186,7 +186,7 @@ def test_observations_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch
     def seen() -> np.ndarray:
         runner = Runner.of(config)
         runner.env.reset(seed=0)
-        return observe(runner.env.campaign, 4)["campaign"]
+        return observe([runner.env.campaign], 4)["campaign"]
 
     plain = seen()
     everything_is_large(monkeypatch)
