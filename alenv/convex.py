@@ -272,9 +272,10 @@ class _History:
 
 
 def _ridge_inverse(matrices: Float[Tensor, "M s s"], prior: Float[Tensor, "M 1 1"]) -> Float[Tensor, "M s s"]:
-    """Return the inverse of positive semidefinite matrices + prior I; it need not be exact."""
-    ridge = prior.flatten() + ROUNDING * torch.finfo(matrices.dtype).eps * _trace(matrices)
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrices + _diagonal(ridge, matrices.shape[1])))
+    """Return the inverse of positive semidefinite matrices + prior I, which are overwritten; it need not be exact."""
+    diagonal = matrices.diagonal(dim1=1, dim2=2)
+    diagonal += (prior.flatten() + ROUNDING * torch.finfo(matrices.dtype).eps * diagonal.sum(1)).unsqueeze(1)
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrices))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -283,14 +284,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _lanes(values: Tensor) -> Tensor:
     return values[:, None, None]
-
-
-def _trace(matrices: Float[Tensor, "M s s"]) -> Float[Tensor, " M"]:
-    return matrices.diagonal(dim1=1, dim2=2).sum(1)
-
-
-def _diagonal(values: Float[Tensor, " M"], size: int) -> Float[Tensor, "M s s"]:
-    return torch.diag_embed(values.unsqueeze(1).expand(-1, size))
 
 
 def one_hot(targets: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, "n C"]:

@@ -148,7 +148,7 @@ class TaskModel(nn.Module):
         """Return a bare model of the same body, with a head of zeros, without extra heads and posterior; it costs a tenth."""
         zeros = {"weight": torch.zeros_like(self.linear.weight), "bias": torch.zeros_like(self.linear.bias)}
         head = {name: nn.Parameter(value, requires_grad=False) for name, value in zeros.items()}
-        parts = {**self._modules, "linear": _replaced(self.linear, _parameters=head), "aux": nn.ModuleDict()}
+        parts = {**self._modules, "linear": _replaced(self.linear, _parameters=head), "aux": _replaced(self.aux, _modules={})}
         return _replaced(self, _modules=parts, laplace=None)
 
     def normalized(self, x: Num[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:

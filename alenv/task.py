@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int, Num
 from torch import Tensor
 
-from alenv.gathered import Gathered, gathered, placed, run_of
+from alenv.gathered import Gathered, run_of, shared
 from alenv.pool import OUTSIDE
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "ece")  # see `alenv.metrics.classification`
@@ -248,7 +248,7 @@ class Task:
         train = source.train if split.targets is None else replace(source.train, targets=split.targets)
         open_set = OPEN_SET_METRICS if "outside" in split.facts else ()
         pool = split.pool.cpu()
-        inputs, texts = placed(gathered(train.inputs, pool), device), train.texts
+        inputs, texts = shared(train.inputs, pool, device), train.texts
         return cls(
             source.name, setting, inputs, numbered(train.targets[pool]).to(device), tuple(train.ids[i] for i in pool.tolist()),
             part(train, split.validation), part(source.test or source.train, split.test),

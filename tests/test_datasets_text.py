@@ -132,7 +132,7 @@ def test_tokens_are_numbers_filled_up_with_padding(tokenizer):
     assert (float(source.mean), float(source.std)) == (0, 1)
     task = Task.build(source, standard(source, 0, Streams(0)))
     assert task.tokens is source.tokens
-    assert torch.equal(task.inputs != task.tokens.pad, task.inputs > 0)
+    assert torch.equal(task.inputs[:] != task.tokens.pad, task.inputs[:] > 0)
 
 
 @pytest.mark.parametrize(

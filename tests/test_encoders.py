@@ -293,7 +293,7 @@ def test_a_strategy_gets_the_features_of_the_encoder_its_name_is_mapped_to() -> 
     campaign.choose(0)
     assert Counting.calls == 1
     found = campaign.round.features("semantic")
-    flat = 0.5 * campaign.task.inputs.flatten(1)
+    flat = 0.5 * campaign.task.inputs[:].flatten(1)
     torch.testing.assert_close(found.candidates, flat[campaign.round.candidates])
     torch.testing.assert_close(found.labeled, flat[campaign.round.labeled_indices])
     torch.testing.assert_close(found.last, flat[campaign.round.last.indices])

@@ -10,7 +10,7 @@ import torch
 
 from alenv.checks import check_strategy
 from alenv.datasets.arrays import arrays
-from alenv.gathered import Gathered, gathered, placed
+from alenv.gathered import Gathered, gathered, shared
 from alenv.inference import Outputs
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
@@ -92,13 +92,24 @@ def test_few_rows_are_copied_and_many_are_not(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_what_fits_moves_to_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = torch.arange(20).view(10, 2)
-    assert placed(source, "meta").device.type == "meta"
+    source, rows = torch.arange(20).view(10, 2), torch.tensor([0, 2, 3, 5, 7, 8, 9])
+    moved = shared(source, rows, "meta")
+    assert isinstance(moved, torch.Tensor)
+    assert moved.device.type == "meta"
     monkeypatch.setattr("alenv.gathered.RESIDENT_BYTES", 100)
-    stays = placed(source, "meta")
+    stays = shared(source, rows, "meta")
     assert isinstance(stays, Gathered)
     assert stays[:3].device.type == "meta"
-    assert placed(source, "cpu") is source
+
+
+def test_campaigns_on_one_data_set_share_its_inputs(folder: Path) -> None:
+    source, rows = arrays(str(folder)), torch.tensor([0, 2, 3])
+    assert shared(source.train.inputs, rows, "cpu").source is source.train.inputs
+    run = shared(source.train.inputs, torch.arange(3, 9), "cpu")
+    assert run.data_ptr() == source.train.inputs[3:].data_ptr()
+    both = [Task.build(source, standard(source, 30, Streams(seed))) for seed in (0, 1)]
+    assert {task.inputs.source.data_ptr() for task in both} == {source.train.inputs.data_ptr()}
+    assert not torch.equal(both[0].inputs[:], both[1].inputs[:])
 
 
 def test_half_precision_stays_as_it_is_stored_and_nothing_is_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +120,7 @@ def test_half_precision_stays_as_it_is_stored_and_nothing_is_copied(folder: Path
     task = Task.build(source, standard(source, 30, Streams(0)))
     assert isinstance(task.inputs, Gathered)
     assert task.inputs.source.data_ptr() == source.train.inputs.data_ptr()
-    assert torch.equal(task.inputs[:], plain.inputs)
+    assert torch.equal(task.inputs[:], plain.inputs[:])
     assert task.fingerprint() == plain.fingerprint()
 
 

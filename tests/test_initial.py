@@ -77,7 +77,7 @@ def test_a_strategy_that_reads_embeddings_can_choose_the_initial_set(name: str) 
 
 def test_a_core_set_covers_the_inputs_better_than_a_random_one() -> None:
     problem = a_problem("coreset", size=60)
-    x = problem.task(0).inputs.flatten(1).float()
+    x = problem.task(0).inputs[:].flatten(1).float()
 
     def radius(first: str) -> float:
         rows = a_problem(first, size=60).campaign(0).begin().indices
