@@ -51,12 +51,12 @@ def observe(campaigns: Sequence[Campaign], max_strategies: int) -> dict[str, Arr
     classes, and what pads them adds zeros.
     """
     sizes = np.array([len(campaign.strategies) for campaign in campaigns])
-    mask = np.arange(max_strategies) < sizes[:, None]
+    mask = (np.arange(max_strategies) < sizes[:, None]).astype(np.float32)
     strategies = np.zeros((len(campaigns), max_strategies, len(STRATEGY_FEATURES)), np.float32)
-    widest = sizes.max()
+    widest = int(sizes.max())
     strategies[:, :widest] = _clipped(_strategy_rows(campaigns, widest)) * mask[:, :widest, None]
-    rows = {"campaign": _clipped(_campaign_rows(campaigns)), "strategies": strategies.reshape(len(campaigns), -1), "mask": mask}
-    return {name: values.astype(np.float32, copy=False) for name, values in rows.items()}
+    rows = _clipped(_campaign_rows(campaigns)).astype(np.float32)
+    return {"campaign": rows, "strategies": strategies.reshape(len(campaigns), -1), "mask": mask}
 
 
 def _campaign_rows(campaigns: Sequence[Campaign]) -> npt.NDArray[np.float64]:

@@ -51,12 +51,12 @@ def softmax(logits: Float[Tensor, "n C"]) -> Float[Tensor, "n C"]:
     if logits.shape[1] >= NARROW or not logits.is_cpu:
         return logits.softmax(1)
     _, mass, total = class_masses(logits.T)
-    return mass.div_(total)[:, : len(logits)].T.contiguous()
+    return mass.div_(total.unsqueeze(-2))[:, : len(logits)].T.contiguous()
 
 
 def class_masses(
     columns: Float[Tensor, "*M C n"],
-) -> tuple[Float[Tensor, "*M C m"], Float[Tensor, "*M C m"], Float[Tensor, "*M 1 m"]]:
+) -> tuple[Float[Tensor, "*M C m"], Float[Tensor, "*M C m"], Float[Tensor, "*M m"]]:
     """Return logits less the largest of their column, what that is e to the power of, and its sum over classes.
 
     A column's bits depend on nothing else; there may be more columns than were given.
@@ -64,7 +64,7 @@ def class_masses(
     columns = _whole_vectors(columns)
     shifted = columns - columns.amax(-2, keepdim=True)
     mass = _exp(shifted)
-    return shifted, mass, over_classes(mass).unsqueeze(-2)
+    return shifted, mass, over_classes(mass)
 
 
 def over_classes(columns: Float[Tensor, "*M C n"]) -> Float[Tensor, "*M n"]:

@@ -449,8 +449,7 @@ def _certainty(round: Round) -> Certainty:
     ]
     if not found:
         return Certainty()
-    top_two, entropies, predictions = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
-    return Beliefs(top_two, entropies, predictions).certainties(round.num_classes)[0]
+    return Beliefs(torch.cat(found, 2)).certainties(round.num_classes)[0]
 
 
 def _columns(logits: Float[Tensor, "n C"]) -> Float[Tensor, "1 C n"]:

@@ -99,13 +99,14 @@ def _train_scores(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> tuple
 
     What is made of a few rows' logits at once is made of what is in the cache.
     """
-    heads, found = Heads(models), []
-    logits = h.new_empty(heads.size, len(h)).unflatten(0, (len(models), -1))
+    heads, many = Heads(models), len(models)
+    logits = h.new_empty(heads.size, len(h)).unflatten(0, (many, -1))
+    table = h.new_empty(many, 4, len(h)) if logits.shape[1] < NARROW else None
     for rows in heads.pieces(h, PIECE_ELEMENTS):
         heads.logits(h[rows], out=logits[:, :, rows].flatten(0, 1))
-        if logits.shape[1] < NARROW:
-            found.append(believed_by_many(logits[:, :, rows]))
-    return logits, Beliefs(*(torch.cat(parts, -1) for parts in zip(*found, strict=True))) if found else None
+        if table is not None:
+            believed_by_many(logits[:, :, rows], out=table[:, :, rows])
+    return logits, None if table is None else Beliefs(table)
 
 
 def _of_pool(logits: Float[Tensor, "C n"], pool: Int[Tensor, " N"], indices: Int[Tensor, " u"]) -> Float[Tensor, "u C"]:

@@ -25,7 +25,7 @@ def alone(z):
     probs = softmax(z)
     two = top_two(probs)
     found = believed(probs, two) if z.shape[1] >= NARROW else believed_by_many(z.T.contiguous().unsqueeze(0))
-    return two, found.certainties(z.shape[1])[0]
+    return two, Beliefs(found).certainties(z.shape[1])[0]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 40])
@@ -44,8 +44,7 @@ def test_certainty_is_that_of_plain_formulas(classes):
 
 def in_pieces(pools, size):
     columns = torch.stack([z.T for z in pools])
-    pieces = [believed_by_many(piece) for piece in columns.split(size, 2)]
-    return Beliefs(*(torch.cat(parts, -1) for parts in zip(*pieces, strict=True)))
+    return Beliefs(torch.cat([believed_by_many(piece) for piece in columns.split(size, 2)], 2))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 15])
@@ -109,8 +108,8 @@ def test_a_round_in_blocks_is_as_certain_as_one_in_one_piece(monkeypatch):
 
 def test_beliefs_of_several_models_are_not_mixed():
     parts = [believed(softmax(z), top_two(softmax(z))) for z in (logits(seed=1), logits(seed=2))]
-    both = Beliefs(*(torch.cat(pair) for pair in zip(*parts, strict=True)))
-    assert both.certainties(10) == [part.certainties(10)[0] for part in parts]
+    both = Beliefs(torch.cat(parts))
+    assert both.certainties(10) == [Beliefs(part).certainties(10)[0] for part in parts]
 
 
 def test_a_diverged_model_is_refused_by_the_round_as_ever():
