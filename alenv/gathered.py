@@ -58,6 +58,10 @@ class Gathered:
         """Return the inputs in pieces of `size` rows."""
         return (self[start : start + size] for start in range(0, len(self), size))
 
+    def copied(self) -> "Inputs":
+        """Return a copy of the rows, or, where that would be large, what is read later."""
+        return self if self.numel() * self.dtype.itemsize > COPIED_BYTES else self[:]
+
     def to(self, device: torch.device | str) -> "Gathered":
         """Return the same with parts that go to `device`."""
         return Gathered(self.source, self.rows, device)
@@ -70,8 +74,7 @@ def gathered(source: Inputs, rows: Int[Tensor, " k"]) -> Inputs:
     """Return `source[rows]`: of a run of neighbours a view, else a copy, or, where that would be large, what is read later."""
     if isinstance(source, Tensor) and isinstance(run_of(rows), slice):
         return source[run_of(rows)]
-    large = len(rows) * source[:1].numel() * source.dtype.itemsize > COPIED_BYTES
-    return Gathered(source, rows) if large else source[rows.to(source.device)]
+    return Gathered(source, rows).copied()
 
 
 def run_of(rows: Int[Tensor, " k"]) -> slice | Tensor:

@@ -14,6 +14,7 @@ from alenv.arrays import Rows
 from alenv.campaign import Campaign, Plan
 from alenv.embedding import Given, Shown, embedded
 from alenv.encoder import Encoder, Providers, Unlabeled, default_folder
+from alenv.gathered import Gathered
 from alenv.heads import distinct
 from alenv.initial import LABELLED, Initial
 from alenv.initial import make as make_initial
@@ -150,9 +151,9 @@ class Problem:
 
     def _unlabeled(self, task: Task, streams: Streams) -> Unlabeled:
         position = {id_: i for i, id_ in enumerate(self.source.train.ids)}
-        device = self.trainer.device
+        device, inputs = self.trainer.device, task.inputs.copied() if isinstance(task.inputs, Gathered) else task.inputs
         return Unlabeled(
-            inputs=task.inputs, positions=torch.tensor([position[id_] for id_ in task.ids], device=device), total=len(position),
+            inputs=inputs, positions=torch.tensor([position[id_] for id_ in task.ids], device=device), total=len(position),
             mean=task.mean, std=task.std, augmentation=task.augmentation,
             everything=Shown(self.source.train.inputs, self.source.train.texts, self.source.mean, self.source.std),
             folder=self.providers.folder, net=lambda: self.make_net(task, task.num_classes), trainer=self.trainer,

@@ -139,7 +139,7 @@ class ScoreStrategy(Strategy):
 
     def select(self, round: Round, budget: int) -> Int[Tensor, " B"]:
         """Return the positions of the highest scores, ties in seeded random order."""
-        return best_first(self.scores(round), round.generator(f"ties/{_name(self)}"), budget)
+        return best_first(self.scores(round), lambda: round.generator(f"ties/{_name(self)}"), budget)
 
 
 class Wrapper(Strategy):
@@ -187,12 +187,25 @@ def select_preferring(strategy: Strategy, round: Round, wanted: Bool[Tensor, " U
     return torch.cat([picks, select_among(strategy, round, torch.nonzero(~wanted).flatten(), budget - len(picks))])
 
 
-def best_first(scores: Float[Tensor, " U"], generator: torch.Generator, count: int | None = None) -> Int[Tensor, " k"]:
-    """Return the positions of the `count` (default: all) highest scores, highest first, equal scores in random order."""
+def best_first(
+    scores: Float[Tensor, " U"], generator: torch.Generator | Callable[[], torch.Generator], count: int | None = None
+) -> Int[Tensor, " k"]:
+    """Return the positions of the `count` (default: all) highest scores, highest first, equal scores in random order.
+
+    A generator is drawn from even where no two scores are equal: whoever draws next draws the same. What makes one is not asked
+    then.
+    """
+
+    def shuffled(generator: torch.Generator) -> Int[Tensor, " U"]:
+        return torch.randperm(len(scores), generator=generator, device=scores.device)
+
+    lot = shuffled(generator) if isinstance(generator, torch.Generator) else None
     top = scores.topk(count + 1) if count is not None and 0 < count < len(scores) // 4 else None  # those it can be, not all
     if top is not None and bool((top.values[1:] < top.values[:-1]).all()):
-        return top.indices[:-1]  # no two are equal: the lot would decide nothing
-    lot = torch.randperm(len(scores), generator=generator, device=scores.device)
+        return top.indices[:-1]  # the lot decides nothing
+    if not isinstance(generator, torch.Generator):
+        lot = shuffled(generator())
+    assert lot is not None
     if top is not None:
         lot = lot[scores[lot] >= top.values[-2]]
     return lot[torch.sort(scores[lot], descending=True, stable=True).indices][:count]

@@ -731,7 +731,9 @@ def test_candidates_with_heads_can_be_judged_by_what_they_bought_but_not_on_rand
 def test_what_could_not_be_labelled_is_never_held_out():
     env, selector, _ = played(2)
     lost = env.campaign.pool.order[-4:]
-    env.campaign.pool.labels[lost] = -2
+    state = env.campaign.pool.state_dict()
+    state["labels"][lost] = -2
+    env.campaign.pool.load_state_dict(state)
     env.campaign._open(env.campaign.model, env.ballot.round.last)
     _, batches = selector._rehearse(env.ballot)
     held_out = env.ballot.round.labeled_indices[torch.cat([batch.rows for batch in batches])]

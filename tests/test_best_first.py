@@ -29,6 +29,12 @@ def test_picks_and_their_order_are_those_of_a_full_sort(case, count):
     found = best_first(scores, ours, count)
     assert torch.equal(found, sorted_whole(scores, theirs, count))
     assert torch.equal(ours.get_state(), theirs.get_state())  # whoever draws next draws the same, ties or none
+    assert torch.equal(best_first(scores, lambda: Streams(0)("ties"), count), found)
+
+
+def test_a_generator_is_not_even_made_where_no_two_scores_are_equal():
+    picks = best_first(CASES["distinct"](300), lambda: pytest.fail("somebody asked for lots"), 5)
+    assert torch.equal(picks, CASES["distinct"](300).topk(5).indices)
 
 
 def test_equal_scores_fall_by_lot_where_only_some_of_them_fit():
