@@ -1,5 +1,6 @@
 """Softmax regression to its optimum, M problems at once."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 HISTORY = 8
-LINE = 16  # numbers: rows and columns are padded to whole cache lines, so that a problem's bits do not depend on its place
+LINE = 16  # numbers: matrices are padded to whole cache lines, so that a problem's bits do not depend on its place
 LANDMARKS = 128  # examples that tell enough of the curvature where the prior outweighs most of it
 CURVATURE = 0.7  # what C p (1 - p) is taken for where a problem is preconditioned
 ROUNDING = 8  # units of the last place that sums may be off by
@@ -44,8 +45,8 @@ def fit_softmax(
     """
     if prior_precision <= 0:
         raise ValueError(f"expected prior_precision > 0, got {prior_precision}; without a prior separable data have no optimum")
-    rows, width = targets.shape[1], features.shape[2] + 1
-    h = features.new_zeros(len(features), rows + -rows % LINE, width + -width % LINE)
+    rows, width, columns = targets.shape[1], features.shape[2] + 1, LINE // math.gcd(targets.shape[2], 2)
+    h = features.new_zeros(len(features), rows + -rows % LINE, width + -width % columns)
     h[:, :rows, : width - 1], h[:, :rows, width - 1] = features, (weights > 0).to(h.dtype)  # nothing but zeros in padding
     root = F.pad(weights, (0, -rows % LINE)).sqrt().unsqueeze(1)
     targets = F.pad(targets, (0, 0, 0, -rows % LINE)).mT.contiguous()  # (M, C, n)
@@ -113,8 +114,8 @@ class _Primal(_Problems):
     @classmethod
     def of(cls, h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> "_Primal":
         """Return the problems, with the inverse of A = k H^T diag(w) H + prior I."""
-        plain = bool(((root == 0) | (root == 1)).all())  # then rows of weight 0 are padding, of zeros
-        scaled = h if plain else h * root.mT
+        plain = ((root == 0) | (root == 1)).all(2, keepdim=True)  # then h steers well as it is: of weight 0 is padding
+        scaled = h if bool(plain.all()) else torch.where(plain, h, h * root.mT)
         gram = (scaled.mT @ scaled).mul_(CURVATURE / targets.shape[1])
         return cls(h, targets, root, prior, _ridge_inverse(gram, prior), h[:, :0])
 

@@ -72,7 +72,7 @@ class Round:
         providers: Mapping[str, Callable[["Round"], Any]] | None = None, features: Mapping[str, Features] | None = None,
         light: bool = True,
     ) -> None:  # fmt: skip
-        self.candidates, self.num_classes = candidates, num_classes
+        self.candidates, self.num_classes, self._size = candidates, num_classes, len(candidates)
         self.index, self.num_draws, self.last = index, num_draws, last
         self._streams = streams.on(candidates.device)
         self._values: dict[str, Any] = {**(given or {}), **({} if labels is None else {"labels": labels})}
@@ -211,7 +211,7 @@ class Round:
 
     def __len__(self) -> int:
         """U."""
-        return len(self.candidates)
+        return self._size
 
     def __repr__(self) -> str:
         labeled = len(self.labels) if self.has("labels") else "unknown"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import alenv.trainer
+from alenv.convex import fit_softmax
 from alenv.inference import Heads
 from alenv.job import Job, Virtual
 from alenv.model import TaskModel
@@ -43,6 +44,20 @@ def test_a_job_has_the_same_bits_alone_and_among_others(kind, sizes):
     for place in {0, len(jobs) // 2, len(jobs) - 1}:
         assert same(together[place], trainer().fit(jobs[place]))
     assert all(same(a, b) for a, b in zip(trainer().fit_many(jobs[::-1])[::-1], together, strict=True))
+
+
+@pytest.mark.parametrize("dim", [7, 15, 64, 135])
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("rows", [16, 112])
+def test_solutions_do_not_depend_on_the_batch_whatever_the_widths_and_weights(dim, classes, rows):
+    draw = Streams(0)("sets")
+    h, targets = torch.randn(9, rows, dim, generator=draw), torch.randint(0, classes, (9, rows), generator=draw)
+    weights = (torch.rand(9, rows, generator=draw) < 0.9).float()
+    weights[1] *= 2
+    given = h, torch.eye(classes)[targets], weights
+    together = fit_softmax(*given, prior_precision=1.0)
+    for lanes in ([0], [1], [8], [3, 5, 7]):
+        assert torch.equal(fit_softmax(*(part[lanes] for part in given), prior_precision=1.0), together[lanes])
 
 
 def test_jobs_of_all_kinds_can_be_mixed():
