@@ -129,10 +129,10 @@ class ScoreStrategy(Strategy):
         scores, start = torch.zeros(len(round), device=round.device), 0
         for block in round.blocks(*self.needs):
             piece = self.score(block)
+            if block is round or piece.shape != (len(block),):
+                return piece  # all of them, or of the wrong shape, as `scores` says
             if start == 0:
                 scores = scores.to(piece.dtype)
-            if piece.shape != (len(block),):
-                return piece  # of the wrong shape, as `scores` says
             scores[start : start + len(block)] = piece
             start += len(block)
         return scores
@@ -195,20 +195,20 @@ def best_first(
     A generator is drawn from even where no two scores are equal: whoever draws next draws the same. What makes one is not asked
     then.
     """
-
-    def shuffled(generator: torch.Generator) -> Int[Tensor, " U"]:
-        return torch.randperm(len(scores), generator=generator, device=scores.device)
-
-    lot = shuffled(generator) if isinstance(generator, torch.Generator) else None
+    lot = _lot(scores, generator) if isinstance(generator, torch.Generator) else None
     top = scores.topk(count + 1) if count is not None and 0 < count < len(scores) // 4 else None  # those it can be, not all
     if top is not None and bool((top.values[1:] < top.values[:-1]).all()):
         return top.indices[:-1]  # the lot decides nothing
     if not isinstance(generator, torch.Generator):
-        lot = shuffled(generator())
+        lot = _lot(scores, generator())
     assert lot is not None
     if top is not None:
         lot = lot[scores[lot] >= top.values[-2]]
     return lot[torch.sort(scores[lot], descending=True, stable=True).indices][:count]
+
+
+def _lot(scores: Float[Tensor, " U"], generator: torch.Generator) -> Int[Tensor, " U"]:
+    return torch.randperm(len(scores), generator=generator, device=scores.device)
 
 
 def check_positions(positions: Any, budget: int, candidates: int, who: str) -> Int[Tensor, " B"]:
