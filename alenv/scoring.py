@@ -19,8 +19,8 @@ from alenv.ops import NARROW
 from alenv.problem import Problem
 from alenv.task import Examples, Source, Task
 
-COLUMNS = 256  # of one product: enough for full speed, few enough for its result to stay in cache
-PIECE_ELEMENTS = 2**18  # logits looked at together: 1 MB, which stays in the cache
+COLUMNS = 512  # of one product: enough for full speed, few enough for its result to stay in cache
+PIECE_ELEMENTS = 2**19  # logits looked at together: 2 MB, which with what is made of them stay in the last cache
 KEPT_ELEMENTS = 2**25  # numbers of a data set whose features are kept: 128 MB of float32
 
 
