@@ -270,7 +270,7 @@ class Campaign:
             raise ValueError("advance() was called without a purchase; call receive() first")
         assert self._query is not None
         query, old_round, judged = self._query, getattr(self, "round", None), self._judged()
-        labels = self.pool.labels[query.indices]
+        labels = self.pool.labels.index_select(0, query.indices)
         with self.clock("evaluate"):
             test = self.trainer.evaluate(model, self.task.test, self.task.groups) if scores is None else scores.test
             test = test | self._open_set(labels)

@@ -82,16 +82,16 @@ class Pool:
             raise ValueError(f"expected one label per index ({len(wanted)}), got {len(labels)}")
         if len(set(wanted)) != len(wanted):
             raise ValueError("an index is revealed twice in one batch; every index may be bought once")
-        if any(not 0 <= i < size for i in wanted):
+        if wanted and (min(wanted) < 0 or max(wanted) >= size):
             raise ValueError(f"expected pool indices in 0..{size - 1}, got {min(wanted)}..{max(wanted)}")
-        known = [i for i, label in zip(wanted, self.labels[indices].tolist(), strict=True) if label != HIDDEN]
+        known = [i for i, label in zip(wanted, self.labels.index_select(0, indices).tolist(), strict=True) if label != HIDDEN]
         if known:
             raise ValueError(f"indices {known[:5]} were bought before; a label is revealed once")
         values = [ABSTAINED if label is None else label for label in labels]
         wrong = [v for v in values if v != int(v) or not (0 <= v < self.num_classes or v in (ABSTAINED, OUTSIDE))]
         if wrong:
             raise ValueError(f"expected labels in 0..{self.num_classes - 1}, None (abstained) or OUTSIDE, got {wrong[:5]}")
-        self.labels[indices] = torch.tensor(values, dtype=torch.int64, device=self.labels.device)
+        self.labels.index_copy_(0, indices, torch.tensor(values, dtype=torch.int64, device=self.labels.device))
         self.order += wanted
         self._known = None
 

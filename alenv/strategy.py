@@ -221,13 +221,12 @@ def check_positions(positions: Any, budget: int, candidates: int, who: str) -> I
     expected = min(budget, candidates)
     if len(positions) != expected:
         raise ValueError(f"{who}: expected {expected} positions (budget {budget}, {candidates} candidates), got {len(positions)}")
-    ordered = positions.long().sort().values
-    if expected and (int(ordered[0]) < 0 or int(ordered[-1]) >= candidates):
+    listed = positions.tolist()
+    if expected and (min(listed) < 0 or max(listed) >= candidates):
         raise ValueError(
-            f"{who}: expected positions in 0..{candidates - 1}, got {int(ordered[0])}..{int(ordered[-1])}; "
-            "positions, not pool indices"
+            f"{who}: expected positions in 0..{candidates - 1}, got {min(listed)}..{max(listed)}; positions, not pool indices"
         )
-    if bool((ordered[1:] == ordered[:-1]).any()):
+    if len(set(listed)) < expected:
         raise ValueError(f"{who}: positions repeat; every candidate may be bought once")
     return positions.long()
 
