@@ -1,6 +1,7 @@
 """Weights over strategies -> one batch."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -73,6 +74,9 @@ def quota(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: 
     always enough, since the others hold at most B - q.
     """
     seats = allot(weights, budget, generator)
+    if budget and budget in seats:  # one strategy buys all
+        s = seats.index(budget)
+        return _batch(ballot, ballot.wish(s, budget), [ballot.names[s]] * budget, weights)
     wishes = [ballot.wish(s, budget).tolist() if seat else [] for s, seat in enumerate(seats)]
     taken, by = _turns(seats, weights, wishes)
     return _batch(ballot, taken, [ballot.names[s] for s in by], weights)
@@ -126,7 +130,7 @@ def blend(weights: Float[Tensor, " S"], ballot: Ballot, budget: int, generator: 
     parts = torch.stack([weights[s] * ballot.score(s) for s in used])
     positions = best_first(parts.sum(0), generator, budget)
     by = [ballot.names[used[i]] for i in parts[:, positions].argmax(0).tolist()]
-    return _batch(ballot, positions.tolist(), by, weights)
+    return _batch(ballot, positions, by, weights)
 
 
 def mark_count(votes: float, budget: int, candidates: int) -> int:
@@ -154,7 +158,7 @@ def sample_mix(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes
     bought = parts[:, positions]
     best = bought.max(0)
     by = [ballot.names[s] if value > 0 else NOBODY for value, s in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    return _batch(ballot, positions.tolist(), by, weights[positions].mean(0))
+    return _batch(ballot, positions, by, weights[positions].mean(0))
 
 
 def sample_shares(weights: Float[Tensor, "U S"], ballot: Ballot, budget: int, votes: float, generator: torch.Generator) -> Batch:
@@ -206,14 +210,14 @@ def sample_draw(mass: Float[Tensor, "U S"], ballot: Ballot, budget: int, generat
     advice = torch.where(held > 0, won / held.clamp(min=1e-300), 0).clamp(max=1)
     by = [ballot.names[s] if value > 0 else NOBODY for s, value in zip(won.argmax(1).tolist(), drawn.tolist(), strict=True)]
     shares = mass.sum(0) / mass.sum() if bool(mass.sum() > 0) else torch.full_like(mass[0], 1 / mass.shape[1])
-    batch = _batch(ballot, positions.tolist(), by, shares.float())
+    batch = _batch(ballot, positions, by, shares.float())
     propensity = torch.where(drawn > 0, drawn / left, 1 / others).clamp(max=1)
     return batch._replace(propensity=propensity.float(), advice=advice.T.float())
 
 
-def _batch(ballot: Ballot, positions: list[int], by: list[str], weights: Tensor) -> Batch:
+def _batch(ballot: Ballot, positions: Sequence[int] | Int[Tensor, " B"], by: list[str], weights: Tensor) -> Batch:
     device, count = ballot.round.device, len(positions)
-    return Batch(
-        torch.tensor(positions, dtype=torch.int64, device=device), tuple(by), torch.ones(count, device=device), weights,
-        torch.zeros(len(weights), count, device=device),
-    )  # fmt: skip
+    if not isinstance(positions, Tensor):
+        positions = torch.tensor(positions, dtype=torch.int64, device=device)
+    advice = torch.zeros(len(weights), count, device=device)
+    return Batch(positions, tuple(by), torch.ones(count, device=device), weights, advice)

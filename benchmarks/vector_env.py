@@ -5,8 +5,9 @@
 CPU seconds of one thread, medians of three. "sklearn" is `LogisticRegression` on the same objective (a bias column under the same
 penalty), one fit after the other; "alone" is our own solver, one job a call; "loop" trains MLPs of the same weights on the same
 batches and masks by autograd, one after the other, and is run before and after what it is compared with, which is timed once.
-A step buys by margin; "product alone" is the least that scores cost: the features of pool, validation and test times the weights
-of all heads. Python's collector is told to pass over what was imported (`gc.freeze()`), as `alenv.train_agent` does.
+A step buys by margin: to "choose" is the strategy's part, to "buy" mixing, the oracle, the pool's labels and the job. "product
+alone" is the least that scores cost: the features of pool, validation and test times the weights of all heads. Python's collector
+is told to pass over what was imported (`gc.freeze()`), as `alenv.train_agent` does.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from alenv.ballot import Ballot
 from alenv.campaign import Plan
 from alenv.env import ActiveLearningEnv
 from alenv.job import Job
@@ -150,7 +152,7 @@ def step(count: int, problem: Problem | None, rounds: int = 5) -> str:
     given: dict[str, Any] = {"device": "cpu"} if problem is None else {"problem": problem}
     many = ActiveLearningVectorEnv(count, **({"device": "cpu"} if problem is None else {"problems": problem}))
     action = list(many.envs[0].problem.strategies).index("margin")
-    spent = {"fit": 0.0, "scores": 0.0, "select": 0.0}
+    spent = {"fit": 0.0, "scores": 0.0, "buy": 0.0, "choose": 0.0}
 
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -165,8 +167,11 @@ def step(count: int, problem: Problem | None, rounds: int = 5) -> str:
     many._fit = timed("fit", many._fit)  # type: ignore[method-assign]
     many._score = timed("scores", many._score)  # type: ignore[method-assign]
     for env in many.envs:
-        env.ask = timed("select", env.ask)  # type: ignore[method-assign]
+        env.ask = timed("buy", env.ask)  # type: ignore[method-assign]
+    wish, Ballot.wish = Ballot.wish, timed("choose", Ballot.wish)  # type: ignore[method-assign]
     together = cpu(lambda: [many.step([action] * count) for _ in range(rounds)], 1) / rounds / count
+    Ballot.wish = wish  # type: ignore[method-assign]
+    spent["buy"] -= spent["choose"]
     one = ActiveLearningEnv(**given)
     one.reset(seed=0)
     alone = cpu(lambda: [one.step(action) for _ in range(rounds)], 1) / rounds
