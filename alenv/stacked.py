@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alenv.augment import augmented
 from alenv.heads import Head, HeadBatch
-from alenv.model import TaskModel
+from alenv.model import TaskModel, keep_below, random_bits
 from alenv.task import Augmentation
 
 LINE = 16  # rows, units and classes are padded to it: below, kernels change with the number of lanes
@@ -127,11 +127,10 @@ def train_stacked(lanes: Sequence[Lane], law: Law) -> None:
         orders = data.orders()
         for k in range(law.batches):
             targets, totals = data.batch(orders[:, k], k, into=net.stages[0])
-            mask = noise.mask(k)
-            logits = net.forward(mask)
+            logits = net.forward(noise.mask(k))
             more = _heads_slopes(lanes[0], net, orders[0, k, : data.counts[0][k]], (epoch, law.epochs))
             error = torch.softmax(logits, 2, out=net.error).mul_(totals).sub_(targets).mul_(data.shares[k])
-            net.backward(error, mask, more)
+            net.backward(error, more)
             optimizer.param_groups[0]["lr"] = law.lr * law.schedule(epoch * law.batches + k)
             optimizer.step()
             net.round_weights()
@@ -143,6 +142,7 @@ class _Net:
 
     def __init__(self, models: Sequence[TaskModel], rows: int, half: bool) -> None:
         linears, lanes = _linears(models[0]), len(models)
+        self.gain = 1 / (1 - models[0].dropout)  # of the features that dropout keeps
         self.widths = [linears[0].in_features, *(layer.out_features for layer in linears)]
         self.sizes = [_padded(width) for width in self.widths]
         self.flat = linears[0].weight.new_zeros(lanes, sum(a * b + b for a, b in itertools.pairwise(self.sizes)))
@@ -172,25 +172,26 @@ class _Net:
         self.dropped.copy_(self.stages[-1])
         if mask is not None:
             self.dropped.mul_(mask)
-        return torch.baddbmm(self.head[1].unsqueeze(1), self.dropped, self.head[0].mT, out=self.logits)
+        return torch.baddbmm(self.head[1].unsqueeze(1), self.dropped, self.head[0].mT, alpha=self.gain, out=self.logits)
 
-    def backward(self, error: Float[Tensor, "E B C"], mask: Tensor | None, extra: Sequence[Tensor | None] = ()) -> None:
+    def backward(self, error: Float[Tensor, "E B C"], extra: Sequence[Tensor | None] = ()) -> None:
         """Write the gradients of the weights, given those in the logits, and more in the first lane's hidden layers."""
-        torch.bmm(error.mT, self.dropped, out=self.head_slopes[0])
         torch.sum(error, 1, out=self.head_slopes[1])
+        error.mul_(self.gain)
+        torch.bmm(error.mT, self.dropped, out=self.head_slopes[0])
         torch.bmm(error, self.head[0], out=self.slope)
-        self.back[-1].copy_(self.slope if mask is None else self.slope.mul_(mask))
+        self.back[-1].copy_(_where_positive(self.slope, self.dropped))
         for place in reversed(range(len(self.used))):
             slope, found, (weights, biases) = self.back[place + 1], self.found[place], self.slopes[place]
             if extra and (more := extra[place]) is not None:
                 slope[0, : len(more), : more.shape[1]] += more
-            torch.ops.aten.threshold_backward.grad_input(slope, self.stages[place + 1], 0, grad_input=slope)
             torch.bmm(slope.mT, self.stages[place], out=found)
             torch.sum(slope, 1, dtype=biases.dtype, out=biases)
             if self.half:
                 weights.copy_(found)
             if place:
                 torch.bmm(slope, self.used[place][0], out=self.back[place])
+                _where_positive(self.back[place], self.stages[place])
 
     def round_weights(self) -> None:
         """Round the weights anew, where they are used in bfloat16."""
@@ -253,23 +254,26 @@ class _Data:
 
 
 class _Noise:
-    """Dropout masks, of each lane's own generator: on CPU a step's at a time, as one net alone would draw them."""
+    """What dropout keeps, drawn by each lane's own generator: on CPU a step's at a time, as one net alone would."""
 
     def __init__(self, lanes: Sequence[Lane], counts: Sequence[Sequence[int]], like: Float[Tensor, "E B D"]) -> None:
-        self.lanes, self.counts, self.keep = lanes, counts, 1 - lanes[0].model.dropout
-        at_once = 1 if like.device.type == "cpu" else max(1, DRAW_ELEMENTS // like.numel())
-        self.drawn = like.new_zeros(min(at_once, len(counts[0])), *like.shape)
+        (count, rows, _), model = like.shape, lanes[0].model
+        self.generators, self.counts = [lane.noise for lane in lanes], counts
+        self.dropout, self.width = model.dropout, model.feature_dim
+        self.steps = 1 if like.is_cpu else max(1, min(DRAW_ELEMENTS // like.numel(), len(counts[0])))
+        self.room = torch.zeros(count, self.steps * rows * self.width // 4, dtype=torch.int64, device=like.device)
+        self.bits = self.room.view(torch.int16).view(count, self.steps, rows, self.width)
+        self.kept = torch.zeros_like(like)
 
     def mask(self, k: int) -> Float[Tensor, "E B D"] | None:
-        """Return the masks of the k-th batches, over the probability to be kept; None without dropout."""
-        if self.keep == 1:
+        """Return 1 for what the k-th batches keep and 0 for what they drop; None without dropout."""
+        if self.dropout == 0:
             return None
-        steps = len(self.drawn)
-        if k % steps == 0:
-            for place, (lane, counts) in enumerate(zip(self.lanes, self.counts, strict=True)):
-                self.drawn[:, place, : max(counts[k : k + steps]), : lane.model.feature_dim].uniform_(generator=lane.noise)
-            self.drawn.lt_(self.keep).div_(self.keep)
-        return self.drawn[k % steps]
+        if k % self.steps == 0:
+            for room, generator, counts in zip(self.room, self.generators, self.counts, strict=True):
+                random_bits(room if self.steps > 1 else room[: -(-counts[k] * self.width // 4)], generator)
+        torch.lt(self.bits[:, k % self.steps], keep_below(self.dropout), out=self.kept[..., : self.width])
+        return self.kept
 
 
 @torch.enable_grad()
@@ -288,12 +292,17 @@ def _heads_slopes(lane: Lane, net: _Net, rows: Int[Tensor, " B"], progress: tupl
         loss = loss + head.loss(HeadBatch(module, outputs, logits, targets, rows, *progress))
     if loss.requires_grad:
         loss.backward()
-    return [stage.grad for stage in joint]
+    return [None if stage.grad is None else _where_positive(stage.grad, stage.detach()) for stage in joint]
 
 
 def _linears(model: TaskModel) -> list[nn.Linear]:
     assert isinstance(model.body, Layers)
     return [*model.body.linears, model.linear]
+
+
+def _where_positive(slope: Tensor, computed: Tensor) -> Tensor:
+    """Set `slope` to zero where ReLU was not passed."""
+    return torch.ops.aten.threshold_backward.grad_input(slope, computed, 0, grad_input=slope)
 
 
 def _padded(size: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from alenv.model import Laplace, NoNoiseError, TaskModel
+from alenv.model import Laplace, NoNoiseError, TaskModel, keep_below, random_bits
 from alenv.nets.linear import linear
 from alenv.nets.mlp import mlp
 from alenv.nets.resnet import resnet
@@ -100,6 +100,15 @@ def test_dropped_keeps_the_mean_and_drops_its_share():
     assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
     assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
     assert (dropped[0] != dropped[1]).any()
+
+
+def test_bits_of_dropout_are_fair_and_drop_the_share_that_was_asked_for():
+    numbers = random_bits(torch.zeros(5000, dtype=torch.int64), noise()).view(5000, 4).int()
+    for bit in range(16):
+        assert float((numbers >> bit & 1).float().mean(0).sub(0.5).abs().max()) < 0.05
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    for dropout in (0.0, 0.001, 0.3, 0.5, 0.999):
+        assert float((every < keep_below(dropout)).double().mean()) == pytest.approx(1 - dropout, abs=2**-16)
 
 
 def test_without_dropout_dropped_returns_its_argument():

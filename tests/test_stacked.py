@@ -85,6 +85,7 @@ JOBS = {
     "no dropout": job(dropout=0.0),
     "uneven batches": job(n=37),
     "fewer examples than a batch": job(n=3),
+    "odd numbers of features": job(n=37, width=23),
     "weights": job(weights=torch.linspace(0, 2, 40)),
     "virtual examples": job(
         virtual=Virtual(torch.randn(6, DIM, generator=Streams(1)("virtual")), torch.full((6, CLASSES), 1 / CLASSES))
