@@ -124,13 +124,11 @@ def train_stacked(lanes: Sequence[Lane], law: Law) -> None:
     optimizer = torch.optim.AdamW([net.flat, *first.aux.parameters()], lr=law.lr, weight_decay=law.weight_decay, fused=True)
     first.aux.train()
     for epoch in range(law.epochs):
-        orders = data.orders()
-        for k in range(law.batches):
-            targets, totals = data.batch(orders[:, k], k, into=net.stages[0])
+        for k, (rows, targets, totals) in enumerate(zip(*data.shuffled(), strict=True)):
+            data.inputs(rows, k, into=net.stages[0])
             logits = net.forward(noise.mask(k))
-            more = _heads_slopes(lanes[0], net, orders[0, k, : data.counts[0][k]], (epoch, law.epochs))
-            error = torch.softmax(logits, 2, out=net.error).mul_(totals).sub_(targets).mul_(data.shares[k])
-            net.backward(error, more)
+            more = _heads_slopes(lanes[0], net, rows[0], data.counts[0][k], (epoch, law.epochs))
+            net.backward(torch.softmax(logits, 2, out=net.error).mul_(totals).sub_(targets), more)
             optimizer.param_groups[0]["lr"] = law.lr * law.schedule(epoch * law.batches + k)
             optimizer.step()
             net.round_weights()
@@ -156,10 +154,10 @@ class _Net:
         self.head[1][:, self.widths[-1] :] = NEVER
         self.half = half and max(weight[0].numel() for weight, _ in self.hidden) >= HALF_FROM
         # what is multiplied, and the gradients of the products: the weights themselves, or copies in bfloat16
-        self.used, self.found = self.hidden, [weight for weight, _ in self.slopes]
+        self.used, self.found = self.hidden, self.slopes
         if self.half:
             self.used = [(weight.bfloat16().contiguous(), bias.bfloat16()) for weight, bias in self.hidden]
-            self.found = [torch.empty_like(weight) for weight, _ in self.used]
+            self.found = [(torch.empty_like(weight), torch.empty_like(bias)) for weight, bias in self.used]
         self.stages = [self.used[0][0].new_zeros(lanes, rows, size) for size in self.sizes[:-1]]  # inputs, hidden layers
         self.back = [torch.empty_like(stage) for stage in self.stages]  # gradients in them
         self.dropped, self.slope = (self.flat.new_zeros(lanes, rows, self.sizes[-2]) for _ in range(2))
@@ -182,13 +180,14 @@ class _Net:
         torch.bmm(error, self.head[0], out=self.slope)
         self.back[-1].copy_(_where_positive(self.slope, self.dropped))
         for place in reversed(range(len(self.used))):
-            slope, found, (weights, biases) = self.back[place + 1], self.found[place], self.slopes[place]
+            slope, (weight, bias) = self.back[place + 1], self.found[place]
             if extra and (more := extra[place]) is not None:
                 slope[0, : len(more), : more.shape[1]] += more
-            torch.bmm(slope.mT, self.stages[place], out=found)
-            torch.sum(slope, 1, dtype=biases.dtype, out=biases)
+            torch.bmm(slope.mT, self.stages[place], out=weight)
+            torch.sum(slope, 1, out=bias)
             if self.half:
-                weights.copy_(found)
+                for into, values in zip(self.slopes[place], self.found[place], strict=True):
+                    into.copy_(values)
             if place:
                 torch.bmm(slope, self.used[place][0], out=self.back[place])
                 _where_positive(self.back[place], self.stages[place])
@@ -216,8 +215,9 @@ class _Data:
         lengths, classes = [len(lane.targets) for lane in lanes], lanes[0].targets.shape[1]
         self.starts, self.end = [0, *itertools.accumulate(lengths)][:-1], sum(lengths)
         self.counts = [[len(part) for part in torch.empty(n, 0).tensor_split(batches)] for n in lengths]
-        # place of each row of each batch in an order of the examples; the one after the last stands for the zeros
-        self.places = [_places(counts, like.shape[1]).to(device) for counts in self.counts]
+        # each lane's order of its examples, then the row of zeros; and the place in it of each row of each batch: (batches, E, B)
+        self.order = torch.full((len(lanes), max(lengths) + 1), self.end, device=device)
+        self.places = torch.stack([_places(counts, like.shape[1]) for counts in self.counts], 1).to(device)
         self.shares = 1 / torch.tensor(self.counts, device=device).T[:, :, None, None]  # (batches, E, 1, 1)
         self.targets = torch.zeros(self.end + 1, _padded(classes), device=device)
         self.plain = lanes[0].augmentation is None
@@ -227,30 +227,24 @@ class _Data:
             if self.plain:
                 x = lane.model.normalized(lane.inputs).flatten(1)
                 self.x[start : start + n, : x.shape[1]] = x
-        self.totals = self.targets.sum(1, keepdim=True)
 
-    def orders(self) -> Int[Tensor, "E batches B"]:
-        """Draw the rows of an epoch's batches."""
-        orders = []
-        for lane, start, places in zip(self.lanes, self.starts, self.places, strict=True):
-            n, device = len(lane.targets), places.device
-            order = torch.full((n + 1,), self.end, device=device)
-            order[:n] = torch.randperm(n, generator=lane.order, device=device) + start
-            orders.append(order[places])
-        return torch.stack(orders)
+    def shuffled(self) -> tuple[Int[Tensor, "batches E B"], Float[Tensor, "batches E B C"], Float[Tensor, "batches E B 1"]]:
+        """Draw an epoch's batches; return rows of examples, their targets over the size of the batch, and sums of these."""
+        for order, lane, start in zip(self.order, self.lanes, self.starts, strict=True):
+            torch.randperm(len(lane.targets), generator=lane.order, out=order[: len(lane.targets)]).add_(start)
+        rows = self.order.expand(len(self.places), -1, -1).gather(2, self.places)
+        targets = self.targets[rows].mul_(self.shares)
+        return rows, targets, targets.sum(3, keepdim=True)
 
-    def batch(self, rows: Int[Tensor, "E B"], k: int, into: Float[Tensor, "E B D"]) -> tuple[Tensor, Tensor]:
-        """Write inputs; return targets (E, B, C) and their sums (E, B, 1)."""
-        flat = rows.flatten()
+    def inputs(self, rows: Int[Tensor, "E B"], k: int, into: Float[Tensor, "E B D"]) -> None:
+        """Write the inputs of the k-th batches."""
         if self.plain:
-            torch.index_select(self.x, 0, flat, out=into.view(len(flat), -1))
+            torch.index_select(self.x, 0, rows.flatten(), out=into.view(rows.numel(), -1))
         else:
             (lane,), count = self.lanes, self.counts[0][k]
             assert lane.augmentation is not None
             x = lane.model.normalized(augmented(lane.inputs[rows[0, :count]], lane.augmentation, lane.noise)).flatten(1)
             into[0, :count, : x.shape[1]] = x
-        targets, totals = self.targets.index_select(0, flat), self.totals.index_select(0, flat)
-        return targets.view(*rows.shape, -1), totals.view(*rows.shape, 1)
 
 
 class _Noise:
@@ -277,10 +271,13 @@ class _Noise:
 
 
 @torch.enable_grad()
-def _heads_slopes(lane: Lane, net: _Net, rows: Int[Tensor, " B"], progress: tuple[int, int]) -> list[Tensor | None]:
+def _heads_slopes(
+    lane: Lane, net: _Net, rows: Int[Tensor, " B"], count: int, progress: tuple[int, int]
+) -> list[Tensor | None]:  # fmt: skip
     """Set the gradients of the lane's extra heads, by autograd; return those that reach the hidden layers, if any do."""
     if not lane.heads:
         return []
+    rows = rows[:count]
     shown = zip(net.stages[1:], net.widths[1:], strict=False)
     fixed = [stage[0, : len(rows), :width].float() for stage, width in shown]
     joint = [stage.detach().requires_grad_() for stage in fixed]
