@@ -14,7 +14,7 @@ from alenv.heads import Head, HeadBatch
 from alenv.model import TaskModel, keep_below, random_bits
 from alenv.task import Augmentation
 
-LINE = 16  # rows, units and classes are padded to it: below, kernels change with the number of lanes
+LINE = 16  # units and classes are padded to it, and rows to half of it: below, kernels change with the number of lanes
 NEVER = -1e30  # bias of classes that are padding
 HALF_FROM = 2**16  # weights of the largest hidden layer from which bfloat16 pays for its conversions
 DRAW_ELEMENTS = 2**26  # numbers for dropout that a GPU draws at once
@@ -107,7 +107,7 @@ def shape_of(model: TaskModel) -> tuple[float, ...]:
 
 def rows_of(count: int, batches: int) -> int:
     """Return how many rows batches are padded to."""
-    return _padded(math.ceil(count / batches))
+    return _padded(math.ceil(count / batches), LINE // 2)
 
 
 @torch.no_grad()
@@ -302,8 +302,8 @@ def _where_positive(slope: Tensor, computed: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward.grad_input(slope, computed, 0, grad_input=slope)
 
 
-def _padded(size: int) -> int:
-    return size + -size % LINE
+def _padded(size: int, to: int = LINE) -> int:
+    return size + -size % to
 
 
 def _places(counts: Sequence[int], rows: int) -> Int[Tensor, "batches B"]:
