@@ -14,7 +14,7 @@ from alenv.augment import augmented
 from alenv.convex import fit_softmax
 from alenv.device import has_native_bfloat16
 from alenv.heads import HeadBatch
-from alenv.inference import SMALL_NET, Inference
+from alenv.inference import Inference
 from alenv.job import Job
 from alenv.memory import counted
 from alenv.model import Laplace, TaskModel
@@ -24,8 +24,9 @@ from alenv.streams import preserved
 from alenv.task import Augmentation
 
 ALIKE = 50  # batches' worth of inputs among which those of like length share a batch
-CACHE_ELEMENTS = 2**20  # numbers of the features, or weights, of heads that are fitted together: 4 MB of float32
-STACK_ELEMENTS = 2**28  # weights of MLPs that a GPU trains at once
+CACHE_ELEMENTS = 2**20  # numbers of the features of heads that are fitted together: 4 MB of float32
+CPU_STACK_ELEMENTS = 5 * 2**17  # weights of MLPs that a CPU trains at once: 15 MB with all that a step moves, for its last cache
+GPU_STACK_ELEMENTS = 2**28
 
 
 class Trainer(Inference):
@@ -158,7 +159,7 @@ class Trainer(Inference):
     def _lanes(self, model: TaskModel) -> int:
         """Return how many nets are trained at once: on CPU what fits its cache, and large nets one by one."""
         size = sum(p.numel() for p in model.parameters())
-        return max(1, (STACK_ELEMENTS if self.device.type == "cuda" else CACHE_ELEMENTS if size <= SMALL_NET else 1) // size)
+        return max(1, (GPU_STACK_ELEMENTS if self.device.type == "cuda" else CPU_STACK_ELEMENTS) // size)
 
     def _descended(self, models: Sequence[TaskModel], jobs: Sequence[Job]) -> Sequence[TaskModel]:
         """Return the models after gradient descent; where memory does not suffice, others trained with smaller batches.

@@ -185,11 +185,11 @@ def test_jobs_of_like_size_share_a_batch_and_others_do_not(monkeypatch):
 def test_no_more_are_stacked_than_the_cache_holds(monkeypatch):
     stacks = recorded(monkeypatch)
     size = sum(p.numel() for p in fresh().parameters())
-    monkeypatch.setattr(alenv.trainer, "CACHE_ELEMENTS", 3 * size)
+    monkeypatch.setattr(alenv.trainer, "CPU_STACK_ELEMENTS", 3 * size)
     trainer().fit_many([job(seed=seed) for seed in range(7)])
     assert [len(stack) for stack in stacks] == [3, 3, 1]
     stacks.clear()
-    monkeypatch.setattr(alenv.trainer, "SMALL_NET", size - 1)
+    monkeypatch.setattr(alenv.trainer, "CPU_STACK_ELEMENTS", size - 1)
     trainer().fit_many([job(seed=seed) for seed in range(2)])
     assert [len(stack) for stack in stacks] == [1, 1]
 
