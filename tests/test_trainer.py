@@ -280,7 +280,7 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing(monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    small_trainer(min_steps=30, lr=0.5).fit(job(n=8))
+    small_trainer(min_steps=30, lr=0.5).fit(job("small_cnn", n=8))  # MLPs: see tests/test_stacked.py
     assert len(rates) == 30
     assert rates[:3] == pytest.approx([0.5 / 3, 1 / 3, 0.5])
     assert rates[3:] == sorted(rates[3:], reverse=True)
