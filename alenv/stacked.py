@@ -162,6 +162,7 @@ class _Net:
         if self.half:
             self.used = [(weight.bfloat16().contiguous(), bias.bfloat16()) for weight, bias in self.hidden]
             self.found = [(torch.empty_like(weight), torch.empty_like(bias)) for weight, bias in self.used]
+        self.maps = [(bias.unsqueeze(1), weight.mT) for weight, bias in (*self.used, self.head)]  # (E, 1, out), (E, in, out)
         self.stages = [self.used[0][0].new_zeros(lanes, rows, size) for size in self.sizes[:-1]]  # inputs, hidden layers
         self.back = [torch.empty_like(stage) for stage in self.stages]  # gradients in them
         self.dropped, self.slope = (self.flat.new_zeros(lanes, rows, self.sizes[-2]) for _ in range(2))
@@ -169,12 +170,13 @@ class _Net:
 
     def forward(self, mask: Tensor | None) -> Float[Tensor, "E B C"]:
         """Return the logits of `stages[0]`."""
-        for (weight, bias), x, into in zip(self.used, self.stages, self.stages[1:], strict=False):
-            torch.baddbmm(bias.unsqueeze(1), x, weight.mT, out=into).relu_()
+        for (bias, weight), x, into in zip(self.maps, self.stages, self.stages[1:], strict=False):
+            torch.baddbmm(bias, x, weight, out=into).relu_()
         self.dropped.copy_(self.stages[-1])
         if mask is not None:
             self.dropped.mul_(mask)
-        return torch.baddbmm(self.head[1].unsqueeze(1), self.dropped, self.head[0].mT, alpha=self.gain, out=self.logits)
+        bias, weight = self.maps[-1]
+        return torch.baddbmm(bias, self.dropped, weight, alpha=self.gain, out=self.logits)
 
     def backward(self, error: Float[Tensor, "E B C"], extra: Sequence[Tensor | None] = ()) -> None:
         """Write the gradients of the weights, given those in the logits, and more in the first lane's hidden layers."""
@@ -277,7 +279,12 @@ class _Noise:
         self.dropout, self.width = model.dropout, model.feature_dim
         self.steps = 1 if like.is_cpu else max(1, min(DRAW_ELEMENTS // like.numel(), len(counts[0])))
         room = torch.zeros(count, self.steps * rows * self.width // 4, dtype=torch.int64, device=like.device)
-        self.rooms, self.bits = room.unbind(), room.view(torch.int16).view(count, self.steps, rows, self.width)
+        self.bits = room.view(torch.int16).view(count, self.steps, rows, self.width)
+        # of each lane what a batch of n draws
+        self.rooms = [
+            {n: part if self.steps > 1 else part[: -(-n * self.width // 4)] for n in set(sizes)}
+            for part, sizes in zip(room, counts, strict=True)
+        ]
         self.kept = torch.zeros_like(like)
 
     def mask(self, k: int) -> Float[Tensor, "E B D"] | None:
@@ -285,8 +292,8 @@ class _Noise:
         if self.dropout == 0:
             return None
         if k % self.steps == 0:
-            for room, generator, counts in zip(self.rooms, self.generators, self.counts, strict=True):
-                random_bits(room if self.steps > 1 else room[: -(-counts[k] * self.width // 4)], generator)
+            for rooms, generator, counts in zip(self.rooms, self.generators, self.counts, strict=True):
+                random_bits(rooms[counts[k]], generator)
         torch.lt(self.bits[:, k % self.steps], keep_below(self.dropout), out=self.kept[..., : self.width])
         return self.kept
 

@@ -103,7 +103,7 @@ def test_dropped_keeps_the_mean_and_drops_its_share():
 
 
 def test_bits_of_dropout_are_fair_and_drop_the_share_that_was_asked_for():
-    numbers = random_bits(torch.zeros(5000, dtype=torch.int64), noise()).view(5000, 4).int()
+    numbers = random_bits(torch.zeros(5000, dtype=torch.int64), noise()).view(torch.int16).view(5000, 4).int()
     for bit in range(16):
         assert float((numbers >> bit & 1).float().mean(0).sub(0.5).abs().max()) < 0.05
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16)
