@@ -1,5 +1,6 @@
 """Distances, neighbours, clusters and covers of points; each function has a brute-force twin in the tests."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,7 +19,8 @@ LEADERS = 1024  # points brought up to date at once where the next one is the fi
 REFRESHED = 256  # clusters whose nearest one is looked up at once by average linkage, at least
 CHUNK_ELEMENTS = 2**21  # numbers of a distance block held at once: 8 MB of float32
 COARSE_WORK = 2**31  # multiplications a pass from which on k-means assigns in bfloat16, where that is native
-DIGITS = 2e-6  # squared distances below this share of the squared norm are rounding
+TIED = 1e-4  # distances that differ by no more than this share of themselves, or a hundredth of it of the largest, are equal
+DIGITS = 2e-6  # squared distances, as products give them, that are below this share of the squared norm are rounding
 
 P = TypeVar("P", bound="Points")
 
@@ -333,7 +335,7 @@ def kmeans(
     offset = _offset(x)
     points = Rows(_without(x, offset))
     coarse = len(x) * k * x.shape[1] >= COARSE_WORK and has_native_bfloat16(x.device)
-    assign = _coarse_assignment(points) if coarse else lambda centres: _assignment(points, centres)[1]
+    assign = _coarse_assignment(points) if coarse else functools.partial(_assignment, points)
     centres = points.x[kmeans_plus_plus(points.x, k, generator, trials)]
     total, inertia = float(points.norms.sum(dtype=torch.float64)), torch.inf
     for _ in range(iterations):
@@ -345,16 +347,17 @@ def kmeans(
         before, inertia = inertia, total - float((means * sums).sum(dtype=torch.float64))
         if before < torch.inf and before - inertia <= tolerance * before:
             break
-    distance, cluster = _assignment(points, centres)
-    return centres + offset, cluster, distance
+    cluster = _assignment(points, centres)
+    size = max(1, CHUNK_ELEMENTS // max(1, x.shape[1]))
+    moves = (rows - centres[mine] for rows, mine in zip(points.x.split(size), cluster.split(size), strict=True))
+    distance = torch.cat([move.square_().sum(1) for move in moves])  # from differences: products leave fewer digits
+    return centres + offset, cluster, distance.masked_fill_(distance <= DIGITS**2 * points.norms, 0.0)
 
 
-def _assignment(points: Rows, centres: Float[Tensor, "k D"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return the squared distance of each row to the nearest centre, 0 within rounding, and which that is."""
+def _assignment(points: Rows, centres: Float[Tensor, "k D"]) -> Int[Tensor, " n"]:
+    """Return which centre is the nearest one of each row."""
     goals, rows = Rows(centres), max(1, CHUNK_ELEMENTS // len(centres))
-    found = [points.at(slice(i, i + rows)).gaps(goals).min(1) for i in range(0, len(points), rows)]
-    distance = torch.cat([f.values for f in found]) + points.norms
-    return distance.masked_fill_(distance <= DIGITS * points.norms, 0.0), torch.cat([f.indices for f in found])
+    return torch.cat([points.at(slice(i, i + rows)).gaps(goals).min(1).indices for i in range(0, len(points), rows)])
 
 
 def _coarse_assignment(points: Rows) -> Callable[[Tensor], Tensor]:
@@ -373,15 +376,18 @@ def representatives(
 ) -> Int[Tensor, " k"]:
     """Return k distinct rows: of each cluster the one nearest its centre, larger clusters first.
 
-    Empty clusters are replaced by the rows farthest from their centre among those left. Ties fall by lot.
+    Empty clusters are replaced by the rows farthest from their centre among those left. Ties fall by lot, and so do distances
+    that differ by rounding alone: the two rows of a cluster of two are equally near their mean.
     """
     lot = torch.randperm(len(cluster), generator=generator, device=cluster.device)
-    order = lot[torch.sort(distance[lot], stable=True).indices]
-    order = order[torch.sort(cluster[order], stable=True).indices]  # by cluster, nearest first
+    sizes = torch.bincount(cluster, minlength=k)
+    least = distance.new_full(sizes.shape, torch.inf).scatter_reduce(0, cluster, distance, "amin")
+    near = distance <= (1 + TIED) * least[cluster] + 0.01 * TIED * distance.max()
+    order = lot[near[lot]]
+    order = order[torch.sort(cluster[order], stable=True).indices]  # by cluster
     leads = torch.ones_like(order, dtype=torch.bool)
     leads[1:] = cluster[order][1:] != cluster[order][:-1]
     first = order[leads]
-    sizes = torch.bincount(cluster, minlength=k)
     first = first[torch.sort(sizes[cluster[first]], descending=True, stable=True).indices]
     left = mask_without(len(cluster), first)
     far = lot[left[lot]]

@@ -423,8 +423,10 @@ def predictive_change(
         for where, shares, piece in pieces:
             ratio = piece @ parts.T  # q / m
             logs = _log(ratio, torch.empty_like(ratio))
-            logs = logs.neg_() if reverse else logs.mul_(ratio)
-            gained.index_add_(0, where, logs.mul_(shares))
+            logs = logs if reverse else logs.mul_(ratio)
+            beyond = ratio.sub_(1)  # adds to nothing, but without it every term is of first order, and their sum of second
+            moved = torch.sub(beyond, logs, out=logs) if reverse else logs.sub_(beyond)
+            gained.index_add_(0, where, moved.mul_(shares))
         change.index_add_(0, rows, gained.mul_(masses).T)
     return change.clamp_(min=0)
 

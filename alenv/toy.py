@@ -28,7 +28,7 @@ class World:
 
     def __init__(self, strategy: Strategy, device: torch.device) -> None:
         self.strategy, self.device = strategy, device
-        self.streams = Streams(7, device)
+        self.streams = Streams(8, device)  # no two candidates tie but for rounding
         source = blobs(11)
         self.inputs = source.train.inputs.to(device)
         targets = source.train.targets.tolist()

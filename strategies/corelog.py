@@ -64,7 +64,9 @@ class CoreLog(Strategy):
         rows = torch.cat(changes)  # (U, E)
         if self.include_constant:
             rows += len(targets) * ops.mutual_information(targets)
-        kept = best_first(rows.sum(1), generator, max(budget, math.ceil(self.kept_share * len(round))))
+        total = rows.sum(1)
+        kept = best_first(total, generator, max(budget, math.ceil(self.kept_share * len(round))))
+        kept = kept.sort().values  # else the last digits of totals decided where k-means begins
         _, cluster, distance = geometry.kmeans(F.normalize(rows[kept]), budget, generator, self.iterations)
-        picks = geometry.representatives(cluster, distance, budget, generator)
-        return kept[picks.sort().values]  # `kept` runs from the largest total down
+        picks = kept[geometry.representatives(cluster, distance, budget, generator)]
+        return picks[total[picks].argsort(descending=True, stable=True)]

@@ -46,14 +46,16 @@ class CoreMSE(Strategy):
         """Return one position per cluster, largest total change first."""
         generator = round.generator("coremse")
         change, total, metric = self._measured(round, generator)
-        kept = best_first(change @ total, generator, max(budget, math.ceil(self.kept_share * len(round))))
+        sums = change @ total
+        kept = best_first(sums, generator, max(budget, math.ceil(self.kept_share * len(round))))
+        kept = kept.sort().values  # else the last digits of sums decided where k-means begins
         scale, axes = torch.linalg.eigh(metric)
         root = axes * scale.clamp(min=0).sqrt()  # metric = root root^T
         root = root[:, scale > 1e-12 * scale[-1].clamp(min=torch.finfo(scale.dtype).tiny)].to(change)
         rows = F.normalize(change[kept] @ root)  # isometric to the normalised rows of R
         _, cluster, distance = geometry.kmeans(rows, budget, generator, self.iterations)
-        picks = geometry.representatives(cluster, distance, budget, generator)
-        return kept[picks.sort().values]  # `kept` runs from the largest total down
+        picks = kept[geometry.representatives(cluster, distance, budget, generator)]
+        return picks[sums[picks].argsort(descending=True, stable=True)]
 
     def scores(self, round: Round) -> Float[Tensor, " U"]:
         """Return R summed over the estimation set, for each candidate."""

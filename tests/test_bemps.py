@@ -100,6 +100,17 @@ def test_the_log_change_equals_the_definition_in_both_directions(members: int, c
     np.testing.assert_allclose(theirs, changes(p, divergence, range(2, 6)), atol=1e-10)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_small_changes_keep_their_digits(reverse):
+    draws = (torch.randn(8, 30, 4, generator=Streams(0)("draws"), dtype=torch.float64) / 10).softmax(2)
+    exact = ops.predictive_change(draws, draws[:, :9], reverse)
+    assert float(exact.max()) < 1e-3
+    single = draws.float()
+    torch.testing.assert_close(
+        ops.predictive_change(single, single[:, :9], reverse).double(), exact, rtol=0, atol=0.02 * float(exact.mean())
+    )
+
+
 @pytest.mark.parametrize(("members", "classes"), [(2, 2), (3, 5), (6, 3)])
 def test_the_reduced_form_of_coremse_equals_the_definition(members: int, classes: int) -> None:
     now = Round.from_arrays(mc_probs=draws(members, 8, classes))

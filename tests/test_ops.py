@@ -353,6 +353,13 @@ def test_representatives_replace_empty_clusters_by_the_farthest_rows_left():
     assert geometry.representatives(cluster, distance, 3, Streams(0)("reps")).tolist() == [0, 3, 1]
 
 
+def test_rounding_does_not_choose_between_the_two_rows_of_a_cluster():
+    cluster = torch.tensor([0, 0, 1, 1, 1])
+    distance = torch.tensor([0.3, 0.3 + 1e-7, 0.2, 0.1, 0.4])
+    picks = [set(geometry.representatives(cluster, distance, 2, Streams(seed)("reps")).tolist()) for seed in range(40)]
+    assert {frozenset(pick) for pick in picks} == {frozenset({0, 3}), frozenset({1, 3})}
+
+
 def test_representatives_break_ties_by_lot():
     cluster, distance = torch.zeros(6, dtype=torch.int64), torch.zeros(6)
     firsts = torch.stack([geometry.representatives(cluster, distance, 3, Streams(seed)("reps")) for seed in range(600)])
