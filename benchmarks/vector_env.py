@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from alenv.ballot import Ballot
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    threadpool_limits(1)  # scikit-learn's
     gc.freeze()  # else the collector looks through scikit-learn's objects again and again: up to half a millisecond a step
     found = versions()
     names = ("alenv", "torch", "numpy", "scikit-learn", "gymnasium")
