@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from alenv.geometry import products
+
 HISTORY = 8
 LINE = 16  # numbers: matrices are padded to whole cache lines, so that a problem's bits do not depend on its place
 LANDMARKS = 128  # examples that tell enough of the curvature where the prior outweighs most of it
 CURVATURE = 0.7  # what C p (1 - p) is taken for where a problem is preconditioned
 ROUNDING = 8  # units of the last place that sums may be off by
+WIDE = 2**24  # multiplications from which on a Gram matrix is made as `geometry.products` does
 SHRINK = 0.75  # problems that are done are dropped when at most this share of those in the batch is left
 LOOK_EVERY = 5  # iterations between looks at the convergence flags on a GPU, which waits at each
 
@@ -46,8 +49,9 @@ def fit_softmax(
     if prior_precision <= 0:
         raise ValueError(f"expected prior_precision > 0, got {prior_precision}; without a prior separable data have no optimum")
     rows, width, columns = targets.shape[1], features.shape[2] + 1, LINE // math.gcd(targets.shape[2], 2)
-    h = features.new_zeros(len(features), rows + -rows % LINE, width + -width % columns)
-    h[:, :rows, : width - 1], h[:, :rows, width - 1] = features, (weights > 0).to(h.dtype)  # nothing but zeros in padding
+    h = features.new_empty(len(features), rows + -rows % LINE, width + -width % columns)
+    h[:, :rows, : width - 1], h[:, rows:], h[:, :, width - 1 :] = features, 0, 0  # nothing but zeros in padding
+    h[:, :rows, width - 1] = (weights > 0).to(h.dtype)
     root = F.pad(weights, (0, -rows % LINE)).sqrt().unsqueeze(1)
     targets = F.pad(targets, (0, 0, 0, -rows % LINE)).mT.contiguous()  # (M, C, n)
     given = (h, targets, root, torch.full_like(root[:, :, :1], prior_precision))
@@ -116,7 +120,7 @@ class _Primal(_Problems):
         """Return the problems, with the inverse of A = k H^T diag(w) H + prior I."""
         plain = ((root == 0) | (root == 1)).all(2, keepdim=True)  # then h steers well as it is: of weight 0 is padding
         scaled = h if bool(plain.all()) else torch.where(plain, h, h * root.mT)
-        gram = (scaled.mT @ scaled).mul_(CURVATURE / targets.shape[1])
+        gram = _gram(scaled.mT).mul_(CURVATURE / targets.shape[1])
         return cls(h, targets, root, prior, _ridge_inverse(gram, prior), h[:, :0])
 
 
@@ -131,7 +135,7 @@ class _Landmarks(_Problems):
         some = root[:, :, ::every]
         share = root.square().sum(2, keepdim=True) / some.square().sum(2, keepdim=True).clamp(min=1e-30)
         rows = h[:, ::every] * some.mT * (CURVATURE / targets.shape[1] * share).sqrt()
-        return cls(h, targets, root, prior, _ridge_inverse(rows @ rows.mT, prior), rows)
+        return cls(h, targets, root, prior, _ridge_inverse(_gram(rows), prior), rows)
 
     def steered(self, gradient: Tensor) -> Tensor:
         return (gradient - ((gradient @ self.rows.mT) @ self.inverse) @ self.rows) / self.prior
@@ -148,7 +152,7 @@ class _Dual(_Problems):
     @classmethod
     def of(cls, h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> "_Dual":
         """Return the problems, with the inverse of k K + prior I; `rows` are those of H."""
-        gram = (h @ h.mT).mul_(root).mul_(root.mT)
+        gram = _gram(h).mul_(root).mul_(root.mT)
         return cls(gram, targets, root, prior, _ridge_inverse(CURVATURE / targets.shape[1] * gram, prior), h)
 
     def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,6 +274,13 @@ class _History:
         both = torch.empty_like(q)
         both[:, order], both[:, HISTORY + order] = first, -scale * v
         return scale.to(steered.dtype) * steered + (both.mT.to(steered.dtype) @ self.pairs).view_as(steered)
+
+
+def _gram(rows: Float[Tensor, "M s n"]) -> Float[Tensor, "M s s"]:
+    """Return rows rows^T; large ones one by one, of all at once libraries make no better than of the first."""
+    if not rows.is_cpu or rows[0].numel() * rows.shape[1] < WIDE:
+        return rows @ rows.mT
+    return torch.stack([products(one, one) for one in rows.contiguous()])
 
 
 def _ridge_inverse(matrices: Float[Tensor, "M s s"], prior: Float[Tensor, "M 1 1"]) -> Float[Tensor, "M s s"]:

@@ -67,7 +67,8 @@ class Inference:
 
     def place(self, model: TaskModel, inputs: Tensor) -> TaskModel:
         """Return `model` on the device, in the memory format that suits `inputs`."""
-        model.to(self.device)
+        if model.linear.weight.device != self.device:
+            model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.half(inputs) else model
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ class Laplace:
     """Gaussian posterior of a softmax head at its optimum, in independent blocks per class (Daxberger et al. 2021).
 
     Block c is N((W_c, b_c), H_c^-1) with H_c = sum_i w_i p_ic (1 - p_ic) [h_i, 1] [h_i, 1]^T + prior_precision I over the
-    n training examples of weight w_i. Factors are computed at the first draw.
+    n training examples of weight w_i. Factors are computed at the first draw, and so are logits that come as a function.
 
     Where these blocks would be too large (1,000 classes of 2,048 features: 17 GB) the precision is A x G + prior_precision I,
     with Kronecker factors A = sum_i w_i [h_i, 1] [h_i, 1]^T and G, the weighted mean of diag(p_i) - p_i p_i^T (Ritter et al.
@@ -34,11 +34,16 @@ class Laplace:
     """
 
     def __init__(
-        self, features: Float[Tensor, "n D"], logits: Float[Tensor, "n C"], weights: Float[Tensor, " n"], prior_precision: float
-    ) -> None:
-        self._features, self._logits, self._weights, self._prior = features, logits, weights, prior_precision
+        self, features: Float[Tensor, "n D"], logits: Float[Tensor, "n C"] | Callable[[], Tensor], weights: Float[Tensor, " n"],
+        prior_precision: float,
+    ) -> None:  # fmt: skip
+        self._features, self._given, self._weights, self._prior = features, logits, weights, prior_precision
         self._factor: Tensor | None = None
         self._kronecker: _Kronecker | None = None
+
+    @functools.cached_property
+    def _logits(self) -> Float[Tensor, "n C"]:
+        return self._given if isinstance(self._given, Tensor) else self._given()
 
     @property
     def blockwise(self) -> bool:

@@ -1,5 +1,6 @@
 """Fits task models."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -146,7 +147,8 @@ class Trainer(Inference):
         model.linear.weight.copy_(theta[:, :-1])
         model.linear.bias.copy_(theta[:, -1])
         if model.solver == "lbfgs":  # else the net moves on from here
-            model.laplace = Laplace(h, model.head(h), weights, self.prior_precision)
+            logits = functools.partial(F.linear, h, model.linear.weight.detach(), model.linear.bias.detach())
+            model.laplace = Laplace(h, logits, weights, self.prior_precision)
 
     def _stack_of(self, model: TaskModel, job: Job, place: int) -> tuple[object, ...]:
         """Return what jobs have in common that are trained as one batch: `place` itself where a job is trained alone."""
@@ -294,9 +296,9 @@ def bucket(count: int) -> int:
 
 def _stacked(sets: Sequence[Tensor], size: int) -> Tensor:
     """Return (M, size, ...), zeros below each set's rows."""
-    whole = sets[0].new_zeros(len(sets), size, *sets[0].shape[1:])
+    whole = sets[0].new_empty(len(sets), size, *sets[0].shape[1:])
     for place, rows in zip(whole, sets, strict=True):
-        place[: len(rows)] = rows
+        place[: len(rows)], place[len(rows) :] = rows, 0
     return whole
 
 
