@@ -48,7 +48,7 @@ def _exp(values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 
 def softmax(logits: Float[Tensor, "n C"]) -> Float[Tensor, "n C"]:
     """Return the probabilities of each row; a row's bits depend on nothing else. At C = 10 a tenth of `Tensor.softmax`'s time."""
-    if logits.shape[1] >= NARROW or not logits.is_cpu:
+    if logits.shape[1] >= NARROW or not _shared(logits):
         return logits.softmax(1)
     _, mass, total = class_masses(logits.T)
     return mass.div_(total.unsqueeze(-2))[:, : len(logits)].T.contiguous()
@@ -69,7 +69,7 @@ def class_masses(
 
 def over_classes(columns: Float[Tensor, "*M C n"]) -> Float[Tensor, "*M n"]:
     """Return sums over classes; on CPU numpy adds one class after the other, torch few columns in another order than many."""
-    return torch.from_numpy(np.add.reduce(columns.numpy(), -2)) if columns.is_cpu else columns.sum(-2)
+    return torch.from_numpy(np.add.reduce(columns.numpy(), -2)) if _shared(columns) else columns.sum(-2)
 
 
 def class_log_softmax(logits: Float[Tensor, "*M n C"]) -> Float[Tensor, "*M C n"]:

@@ -454,7 +454,8 @@ def _certainty(round: Round) -> Certainty:
 
 def _columns(logits: Float[Tensor, "n C"]) -> Float[Tensor, "1 C n"]:
     """Return finite logits class by class: what is -inf has probability 0 anyway, and 0 log 0 is 0."""
-    return logits.T.clamp(min=torch.finfo(logits.dtype).min / 4).contiguous().unsqueeze(0)
+    full = logits if logits.dtype == torch.float64 else logits.float()
+    return full.T.clamp(min=torch.finfo(full.dtype).min / 4).contiguous().unsqueeze(0)
 
 
 def _draw_probs(embeddings: Tensor, heads: tuple[Tensor, Tensor]) -> Tensor:

@@ -54,6 +54,16 @@ def test_the_two_largest_are_those_of_a_sort(classes):
     assert torch.equal(top_two(values), ordered[:, :2].T)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", [3, 20])
+def test_every_precision_is_served(dtype, classes):
+    z = logits(50, classes).to(dtype)
+    torch.testing.assert_close(softmax(z), z.softmax(1))
+    known, exact = Round.from_arrays(logits=z), Round.from_arrays(logits=z.double())
+    assert known.probs.dtype == dtype
+    assert known.certainty == pytest.approx(exact.certainty, abs=1e-5 if dtype == torch.float64 else 0.02)
+
+
 def test_no_rows_give_no_rows():
     assert softmax(torch.zeros(0, 3)).shape == (0, 3)
     assert class_log_softmax(torch.zeros(2, 0, 3)).shape == (2, 3, 0)
