@@ -30,14 +30,8 @@ class Gathered:
         return len(self.rows)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        if not isinstance(rows, Tensor):
-            wanted = self.rows[rows]
-        elif rows.dim() == 1 and rows.dtype == torch.int64:
-            wanted = self.rows.index_select(0, rows.to(self.rows.device))  # in a third of the time
-        else:
-            wanted = self.rows[rows.to(self.rows.device)]
-        found = self.source.index_select(0, wanted) if isinstance(self.source, Tensor) else self.source[wanted]
-        return found.to(self.device)
+        wanted = _taken(self.rows, rows.to(self.rows.device) if isinstance(rows, Tensor) else rows)
+        return _taken(self.source, wanted).to(self.device)
 
     def __repr__(self) -> str:
         return f"Gathered({tuple(self.shape)}, {self.dtype}, device={self.device})"
@@ -68,6 +62,13 @@ class Gathered:
 
 
 Inputs: TypeAlias = Tensor | Gathered
+
+
+def _taken(source: Inputs, rows: slice | Tensor) -> Tensor:
+    """Return `source[rows]`; of a list of positions in a third of the time."""
+    if isinstance(source, Tensor) and isinstance(rows, Tensor) and rows.dim() == 1 and rows.dtype == torch.int64:
+        return source.index_select(0, rows)
+    return source[rows]
 
 
 def gathered(source: Inputs, rows: Int[Tensor, " k"]) -> Inputs:

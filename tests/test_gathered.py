@@ -78,6 +78,9 @@ def test_gathered_rows_are_what_a_copy_would_hold() -> None:
     assert torch.equal(some[:], copied)
     assert torch.equal(some[1:3], copied[1:3])
     assert torch.equal(some[torch.tensor([3, 0])], copied[[3, 0]])
+    assert torch.equal(some[[3, 0]], copied[[3, 0]])
+    assert torch.equal(some[2], copied[2])
+    assert torch.equal(some[torch.tensor([True, False, True, False])], copied[[0, 2]])
     assert all(torch.equal(a, b) for a, b in zip(some.split(3), copied.split(3), strict=True))
     assert torch.equal(Gathered(some, torch.tensor([2, 0]))[:], copied[[2, 0]])
 
