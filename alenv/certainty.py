@@ -67,13 +67,13 @@ class Beliefs:
         return [Certainty(*row) for row in torch.cat([rows, balance], 1).tolist()]
 
 
-def believed(probs: Float[Tensor, "U C"], top_two: Float[Tensor, "2 U"]) -> Float[Tensor, "1 4 U"]:
-    """Return the beliefs of one model, given its probabilities."""
+def wide_beliefs(probs: Float[Tensor, "U C"], top_two: Float[Tensor, "2 U"]) -> Float[Tensor, "1 4 U"]:
+    """Return the beliefs of one model, of many classes as a rule, given its probabilities."""
     which = likeliest(probs.T.unsqueeze(0))[1].to(probs.dtype)
     return torch.cat([top_two, entropy(probs).unsqueeze(0), which]).unsqueeze(0)
 
 
-def believed_by_many(columns: Float[Tensor, "M C n"], out: Float[Tensor, "M 4 n"] | None = None) -> Float[Tensor, "M 4 n"]:
+def narrow_beliefs(columns: Float[Tensor, "M C n"], out: Float[Tensor, "M 4 n"] | None = None) -> Float[Tensor, "M 4 n"]:
     """Return the beliefs of models of few classes, given finite logits z; an example's depend on no other, so pieces will do.
 
     With s_c = z_c - max z and S = sum_c e^(s_c), the likeliest class has probability 1 / S, and the entropy in nats is

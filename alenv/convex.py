@@ -118,7 +118,7 @@ class _Primal(_Problems):
     @classmethod
     def of(cls, h: Tensor, targets: Tensor, root: Tensor, prior: Tensor) -> "_Primal":
         """Return the problems, with the inverse of A = k H^T diag(w) H + prior I."""
-        plain = ((root == 0) | (root == 1)).all(2, keepdim=True)  # then h steers well as it is: of weight 0 is padding
+        plain = ((root == 0) | (root == 1)).all(2, keepdim=True)  # then h steers as well without them
         scaled = h if bool(plain.all()) else torch.where(plain, h, h * root.mT)
         gram = _gram(scaled.mT).mul_(CURVATURE / targets.shape[1])
         return cls(h, targets, root, prior, _ridge_inverse(gram, prior), h[:, :0])
@@ -277,7 +277,7 @@ class _History:
 
 
 def _gram(rows: Float[Tensor, "M s n"]) -> Float[Tensor, "M s s"]:
-    """Return rows rows^T; large ones one by one, of all at once libraries make no better than of the first."""
+    """Return rows rows^T; large ones one by one, as `products` makes them in half of a batched product's time."""
     if not rows.is_cpu or rows[0].numel() * rows.shape[1] < WIDE:
         return rows @ rows.mT
     return torch.stack([products(one, one) for one in rows.contiguous()])

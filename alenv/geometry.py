@@ -395,6 +395,15 @@ def representatives(
     return torch.cat([first, far])[:k]
 
 
+def best_spread(
+    x: Float[Tensor, "n D"], worth: Float[Tensor, " n"], k: int, generator: torch.Generator, iterations: int = 25
+) -> Int[Tensor, " k"]:
+    """Return one row of each of k clusters, the one nearest its centre, those worth most first."""
+    _, cluster, distance = kmeans(x, k, generator, iterations)
+    picks = representatives(cluster, distance, k, generator)
+    return picks[worth[picks].argsort(descending=True, stable=True)]
+
+
 def one_per_cluster(
     x: Float[Tensor, "m D"], marked: Bool[Tensor, " n"], count: int, generator: torch.Generator, iterations: int = 25
 ) -> Int[Tensor, " count"]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from alenv.arrays import PER_CANDIDATE, Rows, check_arrays, count_classes, floats
-from alenv.certainty import Beliefs, Certainty, believed, believed_by_many
+from alenv.certainty import Beliefs, Certainty, narrow_beliefs, wide_beliefs
 from alenv.features import Features, MissingOutputError, missing
 from alenv.gathered import Gathered, Inputs, gathered
 from alenv.inference import Outputs
@@ -444,7 +444,7 @@ class _Block(Round):
 def _certainty(round: Round) -> Certainty:
     narrow = round.num_classes < NARROW and round.has("logits")
     found = [
-        believed_by_many(_columns(block.logits)) if narrow else believed(block.probs, block.top_two)
+        narrow_beliefs(_columns(block.logits)) if narrow else wide_beliefs(block.probs, block.top_two)
         for block in round.blocks("probs")
     ]
     if not found:

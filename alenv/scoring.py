@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alenv.campaign import Campaign
-from alenv.certainty import Beliefs, believed_by_many
+from alenv.certainty import Beliefs, narrow_beliefs
 from alenv.inference import Heads, Scores
 from alenv.metrics import Judged, classification, classifications, judged
 from alenv.model import TaskModel
@@ -105,7 +105,7 @@ def _train_scores(h: Float[Tensor, "n D"], models: Sequence[TaskModel]) -> tuple
     for rows in heads.pieces(h, PIECE_ELEMENTS):
         heads.logits(h[rows], out=logits[:, :, rows].flatten(0, 1))
         if table is not None:
-            believed_by_many(logits[:, :, rows], out=table[:, :, rows])
+            narrow_beliefs(logits[:, :, rows], out=table[:, :, rows])
     return logits, None if table is None else Beliefs(table)
 
 

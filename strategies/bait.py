@@ -208,9 +208,8 @@ class _Columns(NamedTuple):
         among = probs.square().sum(1).view(-1, 1, 1) - p.unsqueeze(1) - p.unsqueeze(2)
         among.diagonal(dim1=1, dim2=2).add_(1)
         root = p.sqrt()
-        turned = torch.linalg.eigh(root.unsqueeze(2) * among * root.unsqueeze(1)).eigenvectors[:, :, -count:].mT * root.unsqueeze(
-            1
-        )
+        leading = torch.linalg.eigh(root.unsqueeze(2) * among * root.unsqueeze(1)).eigenvectors[:, :, -count:]
+        turned = leading.mT * root.unsqueeze(1)
         a = -turned.sum(2, keepdim=True) * probs.unsqueeze(1)
         return cls(a.scatter_add_(2, labels.unsqueeze(1).expand_as(turned), turned), _biased(h))
 

@@ -67,6 +67,4 @@ class CoreLog(Strategy):
         total = rows.sum(1)
         kept = best_first(total, generator, max(budget, math.ceil(self.kept_share * len(round))))
         kept = kept.sort().values  # else the last digits of totals decided where k-means begins
-        _, cluster, distance = geometry.kmeans(F.normalize(rows[kept]), budget, generator, self.iterations)
-        picks = kept[geometry.representatives(cluster, distance, budget, generator)]
-        return picks[total[picks].argsort(descending=True, stable=True)]
+        return kept[geometry.best_spread(F.normalize(rows[kept]), total[kept], budget, generator, self.iterations)]

@@ -53,9 +53,7 @@ class CoreMSE(Strategy):
         root = axes * scale.clamp(min=0).sqrt()  # metric = root root^T
         root = root[:, scale > 1e-12 * scale[-1].clamp(min=torch.finfo(scale.dtype).tiny)].to(change)
         rows = F.normalize(change[kept] @ root)  # isometric to the normalised rows of R
-        _, cluster, distance = geometry.kmeans(rows, budget, generator, self.iterations)
-        picks = kept[geometry.representatives(cluster, distance, budget, generator)]
-        return picks[sums[picks].argsort(descending=True, stable=True)]
+        return kept[geometry.best_spread(rows, sums[kept], budget, generator, self.iterations)]
 
     def scores(self, round: Round) -> Float[Tensor, " U"]:
         """Return R summed over the estimation set, for each candidate."""

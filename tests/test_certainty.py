@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alenv import toy
-from alenv.certainty import Beliefs, Certainty, believed, believed_by_many
+from alenv.certainty import Beliefs, Certainty, narrow_beliefs, wide_beliefs
 from alenv.ops import NARROW, softmax, top_two
 from alenv.round import Round
 from alenv.selectors.fixed import Fixed
@@ -24,7 +24,7 @@ def logits(n=200, classes=10, seed=0):
 def alone(z):
     probs = softmax(z)
     two = top_two(probs)
-    found = believed(probs, two) if z.shape[1] >= NARROW else believed_by_many(z.T.contiguous().unsqueeze(0))
+    found = wide_beliefs(probs, two) if z.shape[1] >= NARROW else narrow_beliefs(z.T.contiguous().unsqueeze(0))
     return two, Beliefs(found).certainties(z.shape[1])[0]
 
 
@@ -44,7 +44,7 @@ def test_certainty_is_that_of_plain_formulas(classes):
 
 def in_pieces(pools, size):
     columns = torch.stack([z.T for z in pools])
-    return Beliefs(torch.cat([believed_by_many(piece) for piece in columns.split(size, 2)], 2))
+    return Beliefs(torch.cat([narrow_beliefs(piece) for piece in columns.split(size, 2)], 2))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 15])
@@ -107,7 +107,7 @@ def test_a_round_in_blocks_is_as_certain_as_one_in_one_piece(monkeypatch):
 
 
 def test_beliefs_of_several_models_are_not_mixed():
-    parts = [believed(softmax(z), top_two(softmax(z))) for z in (logits(seed=1), logits(seed=2))]
+    parts = [wide_beliefs(softmax(z), top_two(softmax(z))) for z in (logits(seed=1), logits(seed=2))]
     both = Beliefs(torch.cat(parts))
     assert both.certainties(10) == [Beliefs(part).certainties(10)[0] for part in parts]
 
