@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from alenv import ops
+from alenv import balance, ops
 from alenv.round import Round
 from alenv.strategies import coreset_cb
 from alenv.strategies.coreset import Coreset
@@ -33,7 +33,7 @@ def cheapest(costs, shares, target, weight, count):
 
 
 def solve(costs, shares, target, weight, count, seed=0, **numbers):
-    return ops.balanced_minimum(costs, shares, target, weight, count, Streams(seed)("solve"), **numbers)
+    return balance.balanced_minimum(costs, shares, target, weight, count, Streams(seed)("solve"), **numbers)
 
 
 # The shortfall

@@ -13,6 +13,7 @@ PLUGINS = ("strategies", "selectors")
 ALLOWED = {
     "strategies": {
         "round", "features", "strategy", "model", "inference", "streams", "ops", "geometry", "gradients", "coverage", "heads",
+        "balance",
     },
     "selectors": {
         "selector", "strategy", "ballot", "bandits", "mixing", "rewards", "round", "job", "streams", "ops", "geometry",
